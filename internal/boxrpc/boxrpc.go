@@ -1,0 +1,58 @@
+// Package boxrpc is the contract between the host and the process in the box:
+// the ports it serves, the /init call that gives a box its identity, and, in the
+// packages below it, the generated messages of E2B's process and filesystem
+// services.
+//
+// Nothing here does I/O. The host must treat whatever a box answers as hostile.
+package boxrpc
+
+import "time"
+
+// The ports that every box serves, fixed by E2B's protocol.
+const (
+	// EnvdPort serves processes, files and /init.
+	EnvdPort = 49983
+	// InterpreterPort serves /execute and /contexts.
+	InterpreterPort = 49999
+)
+
+// EnvdVersion is the protocol version reported to the SDKs. 0.6.4 is the
+// version whose features the SDKs gate on last (filesystem watch on network
+// mounts); every gate up to it is served.
+const EnvdVersion = "0.6.4"
+
+// GuestDir is where envd and its files are mounted, read-only, in every box.
+const GuestDir = "/opt/bulkhead"
+
+// Init binds a box to its sandbox: it is POSTed as JSON to /init on [EnvdPort]
+// exactly when the box is leased, and again, with the token of the time before,
+// when a server takes a running box over. The answer is 204.
+type Init struct {
+	// SandboxID and TemplateID are shown in the box, as E2B_SANDBOX_ID and
+	// E2B_TEMPLATE_ID and in files under /run/e2b.
+	SandboxID  string `json:"sandboxID"`
+	TemplateID string `json:"templateID"`
+	// Hostname and MachineID become those of the box. MachineID is 32 hex digits.
+	Hostname  string `json:"hostname"`
+	MachineID string `json:"machineID"`
+	// Env is set in every process started from now on.
+	Env map[string]string `json:"envVars,omitempty"`
+	// AccessToken, when not empty, is asked of every call but /health from now on,
+	// in the header X-Access-Token.
+	AccessToken string `json:"accessToken,omitempty"`
+	// DefaultUser and DefaultWorkdir are those of a process that names none. An
+	// empty DefaultWorkdir means the user's home.
+	DefaultUser    string `json:"defaultUser,omitempty"`
+	DefaultWorkdir string `json:"defaultWorkdir,omitempty"`
+	// Timestamp is the host's clock at the call.
+	Timestamp time.Time `json:"timestamp"`
+	// Seed is 32 random bytes of this box's own, with which every random number
+	// generator that a snapshot may have copied is seeded anew.
+	Seed []byte `json:"seed,omitempty"`
+	// MemoryBytes, Pids and OutputBytes are the limits that the box keeps to by
+	// itself, so that one program ends before the box does. The host enforces its
+	// own on top. 0 means none.
+	MemoryBytes int64 `json:"memoryBytes,omitempty"`
+	Pids        int64 `json:"pids,omitempty"`
+	OutputBytes int64 `json:"outputBytes,omitempty"`
+}
