@@ -44,6 +44,9 @@ type Init struct {
 	// empty DefaultWorkdir means the user's home.
 	DefaultUser    string `json:"defaultUser,omitempty"`
 	DefaultWorkdir string `json:"defaultWorkdir,omitempty"`
+	// Nameservers become the box's /etc/resolv.conf, in this order. Empty leaves
+	// the file alone.
+	Nameservers []string `json:"nameservers,omitempty"`
 	// Timestamp is the host's clock at the call.
 	Timestamp time.Time `json:"timestamp"`
 	// Seed is 32 random bytes of this box's own, with which every random number

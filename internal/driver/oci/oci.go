@@ -1,0 +1,322 @@
+// Package oci is what the drivers that speak the OCI runtime command line have
+// in common: the bundle they write, the pipes they give to a box, how they wait
+// for its end.
+//
+// A box's folder, DIR/ID, holds its bundle (config.json, rootfs) and two named
+// pipes. Box and server both hold a pipe open for reading and writing, so
+// neither notices when the other goes away; what a box prints is bounded by the
+// pipe and by the reader, never by the host's disk.
+package oci
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bulkheadhq/bulkhead"
+)
+
+// readyLine is what envd prints on its standard output once all its ports
+// accept connections.
+const readyLine = "ready"
+
+// maxLogLine bounds one line of a box's log, in bytes; what is longer is cut.
+const maxLogLine = 16 << 10
+
+// Box is one box's folder on the host.
+type Box struct {
+	// ID names the box.
+	ID string
+	// Dir is its folder.
+	Dir string
+}
+
+// Bundle is where the runtime finds config.json and rootfs.
+func (b Box) Bundle() string { return b.Dir }
+
+// PidFile is where the runtime leaves the main process's number.
+func (b Box) PidFile() string { return filepath.Join(b.Dir, "pid") }
+
+// RuntimeLog is where the runtime writes why it failed.
+func (b Box) RuntimeLog() string { return filepath.Join(b.Dir, "runtime.log") }
+
+func (b Box) stdout() string { return filepath.Join(b.Dir, "stdout") }
+func (b Box) stderr() string { return filepath.Join(b.Dir, "stderr") }
+
+// Make creates the folder with its pipes and the file config.json. It fails
+// when the folder exists.
+func (b Box) Make(config any) error {
+	if err := os.Mkdir(b.Dir, 0o700); err != nil {
+		return fmt.Errorf("make box folder: %w", err)
+	}
+	if err := os.Mkdir(filepath.Join(b.Dir, "rootfs"), 0o755); err != nil { //nolint:gosec // the box's own root enters it
+		return fmt.Errorf("make root folder: %w", err)
+	}
+	for _, p := range []string{b.stdout(), b.stderr()} {
+		if err := unix.Mkfifo(p, 0o600); err != nil {
+			return fmt.Errorf("make pipe: %w", err)
+		}
+	}
+	data, err := json.Marshal(config)
+	if err != nil {
+		return fmt.Errorf("encode bundle: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(b.Dir, "config.json"), data, 0o600); err != nil {
+		return fmt.Errorf("write bundle: %w", err)
+	}
+	return nil
+}
+
+// Pid returns the main process's number from the pid file, or 0 when there is
+// none or the process is gone.
+func (b Box) Pid() int {
+	data, err := os.ReadFile(b.PidFile())
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil || pid <= 1 || !alive(pid) {
+		return 0
+	}
+	return pid
+}
+
+// alive reports whether pid exists and is not a zombie.
+func alive(pid int) bool {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return false
+	}
+	// The state follows the command, which is in parentheses and may hold any byte.
+	i := strings.LastIndexByte(string(stat), ')')
+	return i >= 0 && len(stat) > i+2 && stat[i+2] != 'Z' && stat[i+2] != 'X'
+}
+
+// Failure turns a runtime's exit into an error that carries the last line of
+// its log.
+func (b Box) Failure(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var last string
+	if f, ferr := os.Open(b.RuntimeLog()); ferr == nil {
+		defer f.Close()
+		s := bufio.NewScanner(io.LimitReader(f, 1<<20))
+		for s.Scan() {
+			var rec struct{ Msg, Level string }
+			if json.Unmarshal(s.Bytes(), &rec) == nil && rec.Msg != "" {
+				last = rec.Msg
+			}
+		}
+	}
+	if last == "" {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	return fmt.Errorf("%s: %w: %s", op, err, last)
+}
+
+// Pipes are the box's ends of its standard streams. They satisfy go-runc's IO.
+type Pipes struct {
+	in, out, err *os.File
+}
+
+// Pipes opens the box's ends. The caller closes them once the runtime has
+// started; the box keeps its copies.
+func (b Box) Pipes() (*Pipes, error) {
+	in, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, fmt.Errorf("open null device: %w", err)
+	}
+	p := &Pipes{in: in}
+	if p.out, err = os.OpenFile(b.stdout(), os.O_RDWR, 0); err != nil {
+		return nil, errors.Join(fmt.Errorf("open pipe: %w", err), p.Close())
+	}
+	if p.err, err = os.OpenFile(b.stderr(), os.O_RDWR, 0); err != nil {
+		return nil, errors.Join(fmt.Errorf("open pipe: %w", err), p.Close())
+	}
+	return p, nil
+}
+
+// Close closes the box's ends.
+func (p *Pipes) Close() error {
+	var errs []error
+	for _, f := range []*os.File{p.in, p.out, p.err} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Stdin, Stdout and Stderr are nil: nobody talks to a box through them.
+func (p *Pipes) Stdin() io.WriteCloser { return nil }
+
+// Stdout is nil; see [Box.Ready].
+func (p *Pipes) Stdout() io.ReadCloser { return nil }
+
+// Stderr is nil; see [Box.Log].
+func (p *Pipes) Stderr() io.ReadCloser { return nil }
+
+// Set gives the ends to the runtime's process, which hands them to the box.
+func (p *Pipes) Set(cmd *exec.Cmd) {
+	// Plain files, so that os/exec passes the descriptors and copies nothing.
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.in, p.out, p.err
+}
+
+// Ready blocks until the box's envd says it is ready, the box ends, or ctx is
+// done. gone is closed when the box has ended.
+func (b Box) Ready(ctx context.Context, gone <-chan struct{}) error {
+	f, err := openPipe(b.stdout())
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	stop := make(chan struct{})
+	defer close(stop)
+	ended := false
+	go func() {
+		select {
+		case <-ctx.Done():
+		case <-gone:
+			ended = true
+		case <-stop:
+			return
+		}
+		_ = f.SetReadDeadline(time.Unix(1, 0))
+	}()
+	line, err := bufio.NewReaderSize(f, 256).ReadString('\n')
+	switch {
+	case err == nil && strings.TrimSpace(line) == readyLine:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("wait for envd: %w", ctx.Err())
+	case err != nil && ended:
+		return errors.New("wait for envd: the box ended before envd was ready")
+	case err != nil:
+		return fmt.Errorf("wait for envd: %w", err)
+	}
+	return fmt.Errorf("wait for envd: it said %q, not %q", strings.TrimSpace(line), readyLine)
+}
+
+// Log copies what the box's envd says into log until ctx is done. Lines are cut
+// at 16 KiB; JSON lines keep their level and message.
+func (b Box) Log(ctx context.Context, log *slog.Logger) error {
+	f, err := openPipe(b.stderr())
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	defer context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })()
+	r := bufio.NewReaderSize(f, maxLogLine)
+	for {
+		line, prefix, err := r.ReadLine()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("read box log: %w", err)
+		}
+		record(ctx, log, line)
+		for prefix && err == nil {
+			_, prefix, err = r.ReadLine()
+		}
+	}
+}
+
+// record logs one line of a box, which may say anything.
+func record(ctx context.Context, log *slog.Logger, line []byte) {
+	var rec struct {
+		Level slog.Level `json:"level"`
+		Msg   string     `json:"msg"`
+	}
+	if json.Unmarshal(line, &rec) != nil || rec.Msg == "" {
+		rec.Level, rec.Msg = slog.LevelInfo, string(line)
+	}
+	log.LogAttrs(ctx, rec.Level, "box says", slog.String("message", strings.ToValidUTF8(rec.Msg, "�")))
+}
+
+// openPipe opens the server's end of a pipe. O_NONBLOCK makes deadlines work;
+// O_RDWR keeps it from ever reading an end of file.
+func openPipe(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open pipe: %w", err)
+	}
+	return f, nil
+}
+
+// WaitPid blocks until process pid, which need not be a child, is gone, or ctx
+// is done.
+func WaitPid(ctx context.Context, pid int) error {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open pidfd of %d: %w", pid, err)
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer f.Close()
+	defer context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })()
+	c, err := f.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("watch process %d: %w", pid, err)
+	}
+	err = c.Read(func(fd uintptr) bool {
+		p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}} //nolint:gosec // a descriptor fits
+		n, err := unix.Poll(p, 0)
+		return err == nil && n > 0
+	})
+	if ctx.Err() != nil {
+		return ctx.Err() //nolint:wrapcheck // the caller's own
+	}
+	if err != nil {
+		return fmt.Errorf("watch process %d: %w", pid, err)
+	}
+	return nil
+}
+
+// Boxes returns the boxes that have a folder under dir.
+func Boxes(dir string) ([]Box, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list boxes: %w", err)
+	}
+	var boxes []Box
+	for _, e := range entries {
+		if e.IsDir() {
+			boxes = append(boxes, Box{ID: e.Name(), Dir: filepath.Join(dir, e.Name())})
+		}
+	}
+	return boxes, nil
+}
+
+// ValidID checks a box's name, which becomes a folder and a container.
+func ValidID(id string) error {
+	if id == "" || len(id) > 40 {
+		return bulkhead.Errorf(bulkhead.CodeInvalid, "box id %q must have 1 to 40 characters", id)
+	}
+	for _, c := range id {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return bulkhead.Errorf(bulkhead.CodeInvalid, "box id %q may hold only a-z, 0-9 and -", id)
+		}
+	}
+	return nil
+}
