@@ -1,0 +1,14 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+)
+
+// Pools shows a test the connections.
+func Pools(s *Store) map[string]*sql.DB { return map[string]*sql.DB{"read": s.read, "write": s.write} }
+
+// Do writes as the methods of Store do.
+func Do(ctx context.Context, s *Store, f func(context.Context, *sql.Tx) error) error {
+	return s.group.do(ctx, f)
+}

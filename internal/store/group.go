@@ -1,0 +1,123 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/bulkheadhq/bulkhead"
+)
+
+// groupSize bounds how many writes share one transaction.
+const groupSize = 128
+
+// errClosed is what a write after Close gets.
+var errClosed = errors.New("store is closed")
+
+// op is one write. An error that is a *bulkhead.Error refuses this write alone
+// and means that it changed nothing; any other error undoes the whole group.
+type op func(ctx context.Context, tx *sql.Tx) error
+
+// write is an op that waits for its group.
+type write struct {
+	ctx  context.Context //nolint:containedctx // the caller's, looked at once when its turn comes
+	op   op
+	done bool // guarded by group.commit
+	err  error
+}
+
+// group lets writes that arrive together share one transaction and so one
+// fsync. Whoever takes the commit lock writes for everyone who waits for it, so
+// there is no goroutine to own and no delay to tune.
+type group struct {
+	db *sql.DB
+
+	commit sync.Mutex // held for one transaction
+
+	mu      sync.Mutex
+	waiting []*write
+	closed  bool
+}
+
+func newGroup(db *sql.DB) *group { return &group{db: db} }
+
+// do runs f in a transaction and returns once that is durable, or has failed. A
+// ctx that ends before its turn comes cancels the write; later it cannot.
+func (g *group) do(ctx context.Context, f op) error {
+	w := &write{ctx: ctx, op: f}
+	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		return errClosed
+	}
+	g.waiting = append(g.waiting, w)
+	g.mu.Unlock()
+
+	g.commit.Lock()
+	defer g.commit.Unlock()
+	for !w.done {
+		g.runBatch(g.next())
+	}
+	return w.err
+}
+
+// next takes the writes that have waited longest.
+func (g *group) next() []*write {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := min(len(g.waiting), groupSize)
+	batch := g.waiting[:n:n]
+	g.waiting = g.waiting[n:]
+	if len(g.waiting) == 0 {
+		g.waiting = nil
+	}
+	return batch
+}
+
+// runBatch writes a batch in one transaction and tells each write how it went.
+func (g *group) runBatch(batch []*write) {
+	// One caller's cancel must not undo the others' writes. SQLite's busy timeout
+	// bounds the wait for a lock.
+	err := g.transact(context.WithoutCancel(batch[0].ctx), batch)
+	for _, w := range batch {
+		if w.err == nil {
+			w.err = err
+		}
+		w.done = true
+	}
+}
+
+func (g *group) transact(ctx context.Context, batch []*write) error {
+	tx, err := g.db.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	for _, w := range batch {
+		if w.err = w.ctx.Err(); w.err != nil {
+			continue
+		}
+		w.err = w.op(ctx, tx)
+		var refused *bulkhead.Error
+		if w.err != nil && !errors.As(w.err, &refused) {
+			return errors.Join(fmt.Errorf("write: %w", w.err), tx.Rollback())
+		}
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
+}
+
+// close refuses later writes and waits for those under way.
+func (g *group) close() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.commit.Lock()
+	defer g.commit.Unlock()
+	for batch := g.next(); len(batch) > 0; batch = g.next() {
+		g.runBatch(batch)
+	}
+}
