@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
@@ -27,14 +28,20 @@ type Driver interface {
 	// box's sockets accept connections. CodeUnsupported without the capability.
 	Restore(ctx context.Context, id, dir string) error
 	// Wait blocks until the box's main process is gone and returns nil, or until
-	// ctx is done and returns its error. CodeNotFound for an unknown box.
-	Wait(ctx context.Context, id string) error
+	// ctx is done and returns its error. CodeNotFound for an unknown box. Until
+	// then it gives each line that the box's envd logs to say, which may be nil
+	// and must not block for long. At most one Wait at a time gets the lines.
+	Wait(ctx context.Context, id string, say Say) error
 	// Destroy ends the box whatever it does and returns everything the driver
 	// took for it. It may be repeated, and is nil for an unknown box.
 	Destroy(ctx context.Context, id string) error
 	// List returns every box that has traces on the host, in no order.
 	List(ctx context.Context) ([]BoxInfo, error)
 }
+
+// Say takes one line of a box's log. The box wrote it, so it may hold anything;
+// it is valid UTF-8 of at most 16 KiB.
+type Say func(level slog.Level, message string)
 
 // Capabilities are what a driver can do beyond the least.
 type Capabilities struct {
@@ -54,9 +61,6 @@ type BoxSpec struct {
 	Image string
 	// Netns is the path of the network namespace the box lives in.
 	Netns string
-	// Cgroup is the cgroups path, such as /bulkhead/ID, of a group that exists
-	// and holds the limits.
-	Cgroup string
 	// Guest is the host folder that is mounted, read-only, at boxrpc.GuestDir.
 	Guest string
 	// Hostname is the box's name for itself until it is leased.

@@ -173,7 +173,7 @@ func (d *Driver) Restore(ctx context.Context, id, dir string) error {
 }
 
 // Wait blocks until the box is gone.
-func (d *Driver) Wait(ctx context.Context, id string) error {
+func (d *Driver) Wait(ctx context.Context, id string, _ pool.Say) error {
 	d.mu.Lock()
 	b := d.boxes[id]
 	d.mu.Unlock()

@@ -12,16 +12,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
-	runc "github.com/containerd/go-runc"
 	"golang.org/x/sys/unix"
 
-	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/driver/oci"
 	"github.com/bulkheadhq/bulkhead/internal/pool"
 )
@@ -32,10 +28,10 @@ var _ pool.Driver = (*Driver)(nil)
 type Config struct {
 	// Dir holds the driver's state: runsc's own, and a folder per box.
 	Dir string
-	// Runsc is the path of a runsc binary.
+	// Runsc is the path of a program that is runsc when its argv[0] is "runsc".
 	Runsc string
-	// Log gets what boxes and runsc say.
-	Log *slog.Logger
+	// Cgroup returns a box's cgroup; nil runs boxes in the server's own.
+	Cgroup func(id string) (oci.Cgroup, error)
 }
 
 // Driver makes gVisor boxes. It is safe for concurrent use.
@@ -43,7 +39,8 @@ type Driver struct {
 	cfg     Config
 	boxes   string
 	overlay string
-	runsc   *runc.Runc
+	root    string
+	runsc   oci.Runtime
 }
 
 // New checks cfg, makes the driver's folders and starts nothing.
@@ -55,27 +52,27 @@ func New(cfg Config) (*Driver, error) {
 		cfg:     cfg,
 		boxes:   filepath.Join(cfg.Dir, "boxes"),
 		overlay: filepath.Join(cfg.Dir, "overlay"),
+		root:    filepath.Join(cfg.Dir, "runsc"),
 	}
-	root := filepath.Join(cfg.Dir, "runsc")
-	for _, dir := range []string{d.boxes, d.overlay, root} {
+	for _, dir := range []string{d.boxes, d.overlay, d.root} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make driver folder: %w", err)
 		}
 	}
-	d.runsc = &runc.Runc{
-		Command: cfg.Runsc, Root: root, LogFormat: runc.JSON, Setpgid: true,
-		ExtraArgs: []string{
-			"--platform=systrap",
-			"--network=sandbox",
-			// The annotation on each bundle says where the root's upper layer goes;
-			// this is the default it replaces.
-			"--overlay2=root:dir=" + d.overlay,
-			"--allow-suid",                     // sudo works in a box
-			"--host-settings=ignore",           // doctor reports them
-			"--net-disconnect-ok",              // a restored box has new peers
-			"--allow-live-tcp-migration=false", // and none of the old ones
-		},
-	}
+	d.runsc = oci.Runtime{Path: cfg.Runsc, Name: "runsc", Flags: []string{
+		"--root=" + d.root,
+		"--platform=systrap",
+		"--network=sandbox",
+		// The group is made and filled by us; see oci.Runtime.
+		"--ignore-cgroups",
+		// The annotation on each bundle says where the root's upper layer goes;
+		// this is the default it replaces.
+		"--overlay2=root:dir=" + d.overlay,
+		"--allow-suid",                     // sudo works in a box
+		"--host-settings=ignore",           // doctor reports them
+		"--net-disconnect-ok",              // a restored box has new peers
+		"--allow-live-tcp-migration=false", // and none of the old ones
+	}}
 	return d, nil
 }
 
@@ -87,7 +84,7 @@ func (d *Driver) Close() error {
 		return err
 	}
 	// runsc parks its gofers in an empty network namespace bound here.
-	ns := filepath.Join(d.runsc.Root, "null-netns")
+	ns := filepath.Join(d.root, "null-netns")
 	if err := unix.Unmount(ns, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("unmount the gofers' network namespace: %w", err)
 	}
@@ -106,11 +103,11 @@ func (d *Driver) box(id string) oci.Box {
 	return oci.Box{ID: id, Dir: filepath.Join(d.boxes, id)}
 }
 
-// with returns runsc with its log in the box's folder.
-func (d *Driver) with(b oci.Box) *runc.Runc {
-	r := *d.runsc
-	r.Log = b.RuntimeLog()
-	return &r
+func (d *Driver) group(id string) (oci.Cgroup, error) {
+	if d.cfg.Cgroup == nil {
+		return nil, nil //nolint:nilnil // the server's own group
+	}
+	return d.cfg.Cgroup(id)
 }
 
 // Create boots a sentry that waits to be started or restored.
@@ -139,75 +136,44 @@ func (d *Driver) Create(ctx context.Context, spec pool.BoxSpec) (err error) {
 			err = errors.Join(err, d.Destroy(context.WithoutCancel(ctx), spec.ID))
 		}
 	}()
-	io, err := b.Pipes()
+	group, err := d.group(spec.ID)
 	if err != nil {
 		return err
 	}
-	defer io.Close()
-	err = d.with(b).Create(ctx, b.ID, b.Bundle(), &runc.CreateOpts{IO: io, PidFile: b.PidFile()})
-	return b.Failure("create box", err)
+	return d.runsc.DoIn(ctx, b, group, "create", "--bundle="+b.Bundle(), "--pid-file="+b.PidFile(), b.ID)
 }
 
 // Start runs envd in a created box and waits until it is ready.
 func (d *Driver) Start(ctx context.Context, id string) error {
 	b := d.box(id)
-	if err := d.with(b).Start(ctx, id); err != nil {
-		return b.Failure("start box", err)
+	if err := d.runsc.Do(ctx, b, "start", id); err != nil {
+		return err
 	}
-	return d.ready(ctx, b)
-}
-
-func (d *Driver) ready(ctx context.Context, b oci.Box) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	gone := make(chan struct{})
-	go func() {
-		if d.Wait(ctx, b.ID) == nil {
-			close(gone)
-		}
-	}()
-	return b.Ready(ctx, gone)
+	return b.Ready(ctx)
 }
 
 // Checkpoint saves a running box and ends it.
 func (d *Driver) Checkpoint(ctx context.Context, id, dir string) error {
-	b := d.box(id)
-	err := d.with(b).Checkpoint(ctx, id, &runc.CheckpointOpts{
-		ImagePath: dir,
-		// Uncompressed, since restore may then load pages in the background.
-		ExtraArgs: []string{"--compression=none", "--exclude-committed-zero-pages"},
-	})
-	return b.Failure("checkpoint box", err)
+	// Uncompressed, since restore may then load pages in the background.
+	return d.runsc.Do(ctx, d.box(id), "checkpoint", "--image-path="+dir,
+		"--compression=none", "--exclude-committed-zero-pages", id)
 }
 
 // Restore fills a created box from a checkpoint. The pages go on loading in the
 // background after it returns.
 func (d *Driver) Restore(ctx context.Context, id, dir string) error {
 	b := d.box(id)
-	io, err := b.Pipes()
+	group, err := d.group(id)
 	if err != nil {
 		return err
 	}
-	defer io.Close()
-	_, err = d.with(b).Restore(ctx, id, b.Bundle(), &runc.RestoreOpts{
-		CheckpointOpts: runc.CheckpointOpts{ImagePath: dir},
-		IO:             io, Detach: true,
-		ExtraArgs: []string{"--background"},
-	})
-	return b.Failure("restore box", err)
+	return d.runsc.DoIn(ctx, b, group, "restore", "--bundle="+b.Bundle(), "--image-path="+dir,
+		"--detach", "--background", id)
 }
 
-// Wait blocks until the box's sentry is gone.
-func (d *Driver) Wait(ctx context.Context, id string) error {
-	b := d.box(id)
-	if _, err := os.Stat(b.Dir); err != nil {
-		return bulkhead.Errorf(bulkhead.CodeNotFound, "no box %q", id)
-	}
-	pid := b.Pid()
-	if pid == 0 {
-		return nil
-	}
-	return oci.WaitPid(ctx, pid)
+// Wait blocks until the box's main process is gone.
+func (d *Driver) Wait(ctx context.Context, id string, say pool.Say) error {
+	return d.box(id).Wait(ctx, say)
 }
 
 // Destroy ends the box and removes every trace of it.
@@ -217,9 +183,8 @@ func (d *Driver) Destroy(ctx context.Context, id string) error {
 		return nil
 	}
 	var errs []error
-	err := d.with(b).Delete(ctx, id, &runc.DeleteOpts{Force: true})
-	if err != nil && !strings.Contains(b.Failure("", err).Error(), "does not exist") {
-		errs = append(errs, b.Failure("delete box", err))
+	if err := d.runsc.Do(ctx, b, "delete", "--force", id); err != nil && !errors.Is(err, oci.ErrNoContainer) {
+		errs = append(errs, err)
 	}
 	if err := os.RemoveAll(b.Dir); err != nil {
 		errs = append(errs, fmt.Errorf("remove box folder: %w", err))
@@ -229,8 +194,3 @@ func (d *Driver) Destroy(ctx context.Context, id string) error {
 
 // List returns every box with a folder, and whether its sentry runs.
 func (d *Driver) List(context.Context) ([]pool.BoxInfo, error) { return oci.List(d.boxes) }
-
-// Log copies what the box's envd says to the driver's log until ctx is done.
-func (d *Driver) Log(ctx context.Context, id string) error {
-	return d.box(id).Log(ctx, d.cfg.Log.With("box", id))
-}

@@ -18,7 +18,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -28,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/pool"
 )
 
 // readyLine is what envd prints on its standard output once all its ports
@@ -106,105 +106,79 @@ func alive(pid int) bool {
 	return i >= 0 && len(stat) > i+2 && stat[i+2] != 'Z' && stat[i+2] != 'X'
 }
 
-// Failure turns a runtime's exit into an error that carries the last line of
-// its log.
-func (b Box) Failure(op string, err error) error {
-	if err == nil {
-		return nil
+// lastLog returns the last message of the runtime's log, or "".
+func (b Box) lastLog() string {
+	f, err := os.Open(b.RuntimeLog())
+	if err != nil {
+		return ""
 	}
+	defer f.Close()
 	var last string
-	if f, ferr := os.Open(b.RuntimeLog()); ferr == nil {
-		defer f.Close()
-		s := bufio.NewScanner(io.LimitReader(f, 1<<20))
-		for s.Scan() {
-			var rec struct{ Msg, Level string }
-			if json.Unmarshal(s.Bytes(), &rec) == nil && rec.Msg != "" {
-				last = rec.Msg
-			}
+	s := bufio.NewScanner(io.LimitReader(f, 1<<20))
+	for s.Scan() {
+		var rec struct{ Msg string }
+		if json.Unmarshal(s.Bytes(), &rec) == nil && rec.Msg != "" {
+			last = rec.Msg
 		}
 	}
-	if last == "" {
-		return fmt.Errorf("%s: %w", op, err)
-	}
-	return fmt.Errorf("%s: %w: %s", op, err, last)
+	return last
 }
 
-// Pipes are the box's ends of its standard streams. They satisfy go-runc's IO.
-type Pipes struct {
+// pipes are the box's ends of its standard streams.
+type pipes struct {
 	in, out, err *os.File
 }
 
-// Pipes opens the box's ends. The caller closes them once the runtime has
+// pipes opens the box's ends. The caller closes them once the runtime has
 // started; the box keeps its copies.
-func (b Box) Pipes() (*Pipes, error) {
+func (b Box) pipes() (*pipes, error) {
 	in, err := os.Open(os.DevNull)
 	if err != nil {
 		return nil, fmt.Errorf("open null device: %w", err)
 	}
-	p := &Pipes{in: in}
+	p := &pipes{in: in}
 	if p.out, err = os.OpenFile(b.stdout(), os.O_RDWR, 0); err != nil {
-		return nil, errors.Join(fmt.Errorf("open pipe: %w", err), p.Close())
+		p.close()
+		return nil, fmt.Errorf("open pipe: %w", err)
 	}
 	if p.err, err = os.OpenFile(b.stderr(), os.O_RDWR, 0); err != nil {
-		return nil, errors.Join(fmt.Errorf("open pipe: %w", err), p.Close())
+		p.close()
+		return nil, fmt.Errorf("open pipe: %w", err)
 	}
 	return p, nil
 }
 
-// Close closes the box's ends.
-func (p *Pipes) Close() error {
-	var errs []error
+func (p *pipes) close() {
 	for _, f := range []*os.File{p.in, p.out, p.err} {
 		if f != nil {
-			errs = append(errs, f.Close())
+			_ = f.Close() // opened here, written by others
 		}
 	}
-	return errors.Join(errs...)
-}
-
-// Stdin, Stdout and Stderr are nil: nobody talks to a box through them.
-func (p *Pipes) Stdin() io.WriteCloser { return nil }
-
-// Stdout is nil; see [Box.Ready].
-func (p *Pipes) Stdout() io.ReadCloser { return nil }
-
-// Stderr is nil; see [Box.Log].
-func (p *Pipes) Stderr() io.ReadCloser { return nil }
-
-// Set gives the ends to the runtime's process, which hands them to the box.
-func (p *Pipes) Set(cmd *exec.Cmd) {
-	// Plain files, so that os/exec passes the descriptors and copies nothing.
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = p.in, p.out, p.err
 }
 
 // Ready blocks until the box's envd says it is ready, the box ends, or ctx is
-// done. gone is closed when the box has ended.
-func (b Box) Ready(ctx context.Context, gone <-chan struct{}) error {
+// done.
+func (b Box) Ready(ctx context.Context) error {
 	f, err := openPipe(b.stdout())
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	stop := make(chan struct{})
-	defer close(stop)
-	ended := false
+	watch, cancel := context.WithCancel(ctx)
+	ended := make(chan bool, 1)
 	go func() {
-		select {
-		case <-ctx.Done():
-		case <-gone:
-			ended = true
-		case <-stop:
-			return
-		}
+		ended <- b.Wait(watch, nil) == nil
 		_ = f.SetReadDeadline(time.Unix(1, 0))
 	}()
 	line, err := bufio.NewReaderSize(f, 256).ReadString('\n')
+	cancel()
+	gone := <-ended
 	switch {
 	case err == nil && strings.TrimSpace(line) == readyLine:
 		return nil
 	case ctx.Err() != nil:
 		return fmt.Errorf("wait for envd: %w", ctx.Err())
-	case err != nil && ended:
+	case err != nil && gone:
 		return errors.New("wait for envd: the box ended before envd was ready")
 	case err != nil:
 		return fmt.Errorf("wait for envd: %w", err)
@@ -212,12 +186,37 @@ func (b Box) Ready(ctx context.Context, gone <-chan struct{}) error {
 	return fmt.Errorf("wait for envd: it said %q, not %q", strings.TrimSpace(line), readyLine)
 }
 
-// Log copies what the box's envd says into log until ctx is done. Lines are cut
-// at 16 KiB; JSON lines keep their level and message.
-func (b Box) Log(ctx context.Context, log *slog.Logger) error {
+// Wait blocks until the box's main process is gone or ctx is done, and gives
+// each line of its log to say, which may be nil. Lines are cut at 16 KiB.
+func (b Box) Wait(ctx context.Context, say pool.Say) error {
+	if _, err := os.Stat(b.Dir); err != nil {
+		return bulkhead.Errorf(bulkhead.CodeNotFound, "no box %q", b.ID)
+	}
+	pid := b.Pid()
+	if pid == 0 {
+		return nil
+	}
+	if say == nil {
+		return WaitPid(ctx, pid)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		b.tail(ctx, say)
+	}()
+	err := WaitPid(ctx, pid)
+	cancel()
+	<-read
+	return err
+}
+
+// tail reads the box's log until ctx is done.
+func (b Box) tail(ctx context.Context, say pool.Say) {
 	f, err := openPipe(b.stderr())
 	if err != nil {
-		return err
+		say(slog.LevelError, err.Error())
+		return
 	}
 	defer f.Close()
 	defer context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })()
@@ -225,28 +224,30 @@ func (b Box) Log(ctx context.Context, log *slog.Logger) error {
 	for {
 		line, prefix, err := r.ReadLine()
 		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("read box log: %w", err)
+			return
 		}
-		record(ctx, log, line)
+		level, msg := parseLine(line)
+		say(level, msg)
 		for prefix && err == nil {
 			_, prefix, err = r.ReadLine()
 		}
 	}
 }
 
-// record logs one line of a box, which may say anything.
-func record(ctx context.Context, log *slog.Logger, line []byte) {
+// parseLine takes level and message out of a JSON line, or the line as it is.
+func parseLine(line []byte) (slog.Level, string) {
 	var rec struct {
 		Level slog.Level `json:"level"`
 		Msg   string     `json:"msg"`
+		Err   string     `json:"err"`
 	}
 	if json.Unmarshal(line, &rec) != nil || rec.Msg == "" {
-		rec.Level, rec.Msg = slog.LevelInfo, string(line)
+		return slog.LevelInfo, strings.ToValidUTF8(string(line), "\ufffd")
 	}
-	log.LogAttrs(ctx, rec.Level, "box says", slog.String("message", strings.ToValidUTF8(rec.Msg, "�")))
+	if rec.Err != "" {
+		rec.Msg += ": " + rec.Err
+	}
+	return rec.Level, strings.ToValidUTF8(rec.Msg, "\ufffd")
 }
 
 // openPipe opens the server's end of a pipe. O_NONBLOCK makes deadlines work;

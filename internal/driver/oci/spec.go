@@ -56,7 +56,6 @@ func Spec(b pool.BoxSpec) *specs.Spec {
 			{Destination: boxrpc.GuestDir, Type: "bind", Source: b.Guest, Options: []string{"rbind", "ro", "nosuid", "nodev"}},
 		},
 		Linux: &specs.Linux{
-			CgroupsPath: b.Cgroup,
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.PIDNamespace},
 				{Type: specs.IPCNamespace},

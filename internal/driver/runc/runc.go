@@ -15,14 +15,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 
-	goruncs "github.com/containerd/go-runc"
 	"github.com/moby/profiles/seccomp"
 	"golang.org/x/sys/unix"
 
@@ -39,8 +37,8 @@ type Config struct {
 	Dir string
 	// Runc is the path of the runc binary.
 	Runc string
-	// Log gets what boxes and runc say.
-	Log *slog.Logger
+	// Cgroup returns a box's cgroup; nil lets runc make one of its own.
+	Cgroup func(id string) (oci.Cgroup, error)
 }
 
 // Driver makes runc boxes. It is safe for concurrent use.
@@ -48,7 +46,7 @@ type Driver struct {
 	cfg    Config
 	boxes  string
 	images string
-	runc   *goruncs.Runc
+	runc   oci.Runtime
 
 	mu sync.Mutex // one mount or unmount of images at a time
 }
@@ -65,7 +63,7 @@ func New(cfg Config) (*Driver, error) {
 			return nil, fmt.Errorf("make driver folder: %w", err)
 		}
 	}
-	d.runc = &goruncs.Runc{Command: cfg.Runc, Root: root, LogFormat: goruncs.JSON, Setpgid: true}
+	d.runc = oci.Runtime{Path: cfg.Runc, Name: "runc", Flags: []string{"--root=" + root}}
 	return d, nil
 }
 
@@ -97,12 +95,6 @@ func (d *Driver) box(id string) oci.Box {
 	return oci.Box{ID: id, Dir: filepath.Join(d.boxes, id)}
 }
 
-func (d *Driver) with(b oci.Box) *goruncs.Runc {
-	r := *d.runc
-	r.Log = b.RuntimeLog()
-	return &r
-}
-
 // Create mounts the box's root and makes its container.
 func (d *Driver) Create(ctx context.Context, spec pool.BoxSpec) (err error) {
 	if err := oci.ValidID(spec.ID); err != nil {
@@ -111,6 +103,13 @@ func (d *Driver) Create(ctx context.Context, spec pool.BoxSpec) (err error) {
 	s := oci.Spec(spec)
 	s.Linux.Resources = oci.Resources(spec.Limits)
 	s.Linux.Resources.Devices = oci.Devices()
+	if d.cfg.Cgroup != nil {
+		group, err := d.cfg.Cgroup(spec.ID)
+		if err != nil {
+			return err
+		}
+		s.Linux.CgroupsPath = group.CgroupsPath()
+	}
 	if s.Linux.Seccomp, err = seccomp.GetDefaultProfile(s); err != nil {
 		return fmt.Errorf("make seccomp profile: %w", err)
 	}
@@ -126,13 +125,8 @@ func (d *Driver) Create(ctx context.Context, spec pool.BoxSpec) (err error) {
 	if err := d.mountRoot(ctx, b, spec); err != nil {
 		return err
 	}
-	io, err := b.Pipes()
-	if err != nil {
-		return err
-	}
-	defer io.Close()
-	err = d.with(b).Create(ctx, b.ID, b.Bundle(), &goruncs.CreateOpts{IO: io, PidFile: b.PidFile()})
-	return b.Failure("create box", err)
+	// runc joins the group by itself, through the bundle.
+	return d.runc.DoIn(ctx, b, nil, "create", "--bundle="+b.Bundle(), "--pid-file="+b.PidFile(), b.ID)
 }
 
 // mountRoot makes the overlay at the bundle's rootfs.
@@ -193,18 +187,10 @@ func (d *Driver) mountImage(ctx context.Context, image string) (string, error) {
 // Start runs envd in a created box and waits until it is ready.
 func (d *Driver) Start(ctx context.Context, id string) error {
 	b := d.box(id)
-	if err := d.with(b).Start(ctx, id); err != nil {
-		return b.Failure("start box", err)
+	if err := d.runc.Do(ctx, b, "start", id); err != nil {
+		return err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	gone := make(chan struct{})
-	go func() {
-		if d.Wait(ctx, id) == nil {
-			close(gone)
-		}
-	}()
-	return b.Ready(ctx, gone)
+	return b.Ready(ctx)
 }
 
 // Checkpoint is unsupported.
@@ -218,16 +204,8 @@ func (d *Driver) Restore(context.Context, string, string) error {
 }
 
 // Wait blocks until the box's main process is gone.
-func (d *Driver) Wait(ctx context.Context, id string) error {
-	b := d.box(id)
-	if _, err := os.Stat(b.Dir); err != nil {
-		return bulkhead.Errorf(bulkhead.CodeNotFound, "no box %q", id)
-	}
-	pid := b.Pid()
-	if pid == 0 {
-		return nil
-	}
-	return oci.WaitPid(ctx, pid)
+func (d *Driver) Wait(ctx context.Context, id string, say pool.Say) error {
+	return d.box(id).Wait(ctx, say)
 }
 
 // Destroy ends the box, unmounts its root and removes every trace of it.
@@ -237,9 +215,8 @@ func (d *Driver) Destroy(ctx context.Context, id string) error {
 		return nil
 	}
 	var errs []error
-	err := d.with(b).Delete(ctx, id, &goruncs.DeleteOpts{Force: true})
-	if err != nil && !strings.Contains(err.Error()+b.Failure("", err).Error(), "does not exist") {
-		errs = append(errs, b.Failure("delete box", err))
+	if err := d.runc.Do(ctx, b, "delete", "--force", id); err != nil && !errors.Is(err, oci.ErrNoContainer) {
+		errs = append(errs, err)
 	}
 	errs = append(errs, unmount(filepath.Join(b.Dir, "rootfs")), unmount(filepath.Join(b.Dir, "disk")))
 	if err := errors.Join(errs...); err != nil {
@@ -253,11 +230,6 @@ func (d *Driver) Destroy(ctx context.Context, id string) error {
 
 // List returns every box with a folder, and whether it runs.
 func (d *Driver) List(context.Context) ([]pool.BoxInfo, error) { return oci.List(d.boxes) }
-
-// Log copies what the box's envd says to the driver's log until ctx is done.
-func (d *Driver) Log(ctx context.Context, id string) error {
-	return d.box(id).Log(ctx, d.cfg.Log.With("box", id))
-}
 
 // mounted reports whether dir is a mount point of its own.
 func mounted(dir string) bool {

@@ -1,0 +1,70 @@
+// Package runsc is gVisor's runtime inside this binary.
+//
+// A program that calls [Main] first thing when [Is] says so is runsc, and needs
+// no other file: runsc starts its sentries and gofers by executing itself.
+package runsc
+
+import (
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"gvisor.dev/gvisor/runsc/cli/maincli"
+)
+
+// Is reports whether argv0 asks for runsc: "runsc", or the names "runsc-sandbox"
+// and "runsc-gofer" that runsc gives its own children.
+func Is(argv0 string) bool { return strings.HasPrefix(filepath.Base(argv0), "runsc") }
+
+// Main runs runsc on os.Args and does not return.
+func Main() {
+	os.Args = tellSize(os.Args)
+	maincli.Main()
+}
+
+// tellSize makes a sentry tell its box the box's own size. runsc would read
+// memory and CPUs from the cgroup it makes; since the group is ours and runsc is
+// told to ignore cgroups, it would tell the host's. The bundle has the limits.
+func tellSize(args []string) []string {
+	boot := slices.Index(args, "boot")
+	if boot < 0 {
+		return args
+	}
+	var bundle string
+	for _, a := range args[boot:] {
+		if v, ok := strings.CutPrefix(a, "--bundle="); ok {
+			bundle = v
+		}
+	}
+	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return args
+	}
+	var spec specs.Spec
+	if json.Unmarshal(data, &spec) != nil || spec.Linux == nil || spec.Linux.Resources == nil {
+		return args
+	}
+	if m := spec.Linux.Resources.Memory; m != nil && m.Limit != nil {
+		args = set(args, boot, "--total-memory", strconv.FormatInt(*m.Limit, 10))
+	}
+	if c := spec.Linux.Resources.CPU; c != nil && c.Quota != nil && c.Period != nil && *c.Period > 0 {
+		// The sentry itself wants two; runsc's own rule.
+		cpus := max(2, int(math.Ceil(float64(*c.Quota)/float64(*c.Period))))
+		args = set(args, boot, "--cpu-num", strconv.Itoa(cpus))
+	}
+	return args
+}
+
+// set gives a flag after position at the value, replacing one that is there.
+func set(args []string, at int, flag, value string) []string {
+	if i := slices.Index(args[at:], flag); i >= 0 && at+i+1 < len(args) {
+		args[at+i+1] = value
+		return args
+	}
+	return slices.Insert(args, at+1, flag, value)
+}

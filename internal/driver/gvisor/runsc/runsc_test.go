@@ -1,0 +1,45 @@
+package runsc
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestTellSize(t *testing.T) {
+	dir := t.TempDir()
+	config := `{"linux":{"resources":{"memory":{"limit":268435456},"cpu":{"quota":350000,"period":100000}}}}`
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name      string
+		args, out []string
+	}{
+		{
+			"replaces and adds",
+			[]string{"runsc-sandbox", "--root=/r", "boot", "--bundle=" + dir, "--total-memory", "99", "box"},
+			[]string{"runsc-sandbox", "--root=/r", "boot", "--cpu-num", "4", "--bundle=" + dir, "--total-memory", "268435456", "box"},
+		},
+		{"not boot", []string{"runsc", "create", "box"}, []string{"runsc", "create", "box"}},
+		{"no bundle", []string{"runsc", "boot", "box"}, []string{"runsc", "boot", "box"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if diff := cmp.Diff(tt.out, tellSize(tt.args)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestIs(t *testing.T) {
+	for argv0, want := range map[string]bool{
+		"runsc": true, "/usr/bin/runsc": true, "runsc-sandbox": true, "runsc-gofer": true, "bulkhead": false, "runc": false,
+	} {
+		if got := Is(argv0); got != want {
+			t.Errorf("Is(%q) = %v", argv0, got)
+		}
+	}
+}
