@@ -68,6 +68,8 @@ type Sandbox struct {
 	EnvdVersion string `json:"envdVersion"`
 	// Address is the box's IP address as this node reaches it.
 	Address string `json:"-"`
+	// Box is the driver's name of its box on this node.
+	Box string `json:"-"`
 	// End says how it ended; nil while it has not.
 	End *End `json:"end,omitempty"`
 }
