@@ -1,0 +1,358 @@
+package guard
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/bulkheadhq/bulkhead"
+	"github.com/google/go-cmp/cmp"
+)
+
+const (
+	mib = 1 << 20
+	gib = 1 << 30
+)
+
+// epoch is the time zero of the tests.
+var epoch = time.Unix(1_000_000, 0)
+
+func newCore(t *testing.T, cfg Config) *Core {
+	t.Helper()
+	c, err := NewCore(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func at(fraction float64) Reading {
+	return Reading{Used: int64(fraction * 2 * gib), Limit: 2 * gib}
+}
+
+func TestLevelsAndConcurrency(t *testing.T) {
+	type step struct {
+		used        float64
+		level       Level
+		concurrency int
+	}
+	c := newCore(t, Config{})
+	for i, s := range []step{
+		{0.50, LevelNormal, 10},
+		{0.61, LevelStable, 10},
+		{0.75, LevelWarning, 7},
+		{0.65, LevelStable, 7}, // stable keeps what is
+		{0.59, LevelStable, 7}, // within the margin
+		{0.57, LevelNormal, 10},
+		{0.82, LevelHigh, 5},
+		{0.79, LevelHigh, 5}, // within the margin
+		{0.77, LevelWarning, 7},
+		{0.85, LevelHigh, 5}, // critical is above 85 %, not at it
+		{0.90, LevelCritical, 0},
+		{0.84, LevelCritical, 0}, // within the margin
+		{0.10, LevelNormal, 10},
+	} {
+		ch := c.Observe(epoch.Add(time.Duration(i)*time.Millisecond), at(s.used))
+		if got := (step{s.used, ch.Level, ch.Concurrency}); got != s {
+			t.Errorf("step %d: got %+v, want %+v", i, got, s)
+		}
+	}
+}
+
+func TestPressureRaisesLevel(t *testing.T) {
+	c := newCore(t, Config{})
+	for _, s := range []struct {
+		r    Reading
+		want Level
+	}{
+		{Reading{Used: gib, Limit: 10 * gib, Some10: 9}, LevelNormal},
+		{Reading{Used: gib, Limit: 10 * gib, Some10: 12}, LevelWarning},
+		{Reading{Used: gib, Limit: 10 * gib, Some10: 35}, LevelHigh},
+		{Reading{Used: gib, Limit: 10 * gib, Some10: 90, Full10: 40}, LevelCritical},
+		{Reading{Used: gib, Limit: 10 * gib}, LevelNormal},
+	} {
+		if got := c.Observe(epoch, s.r).Level; got != s.want {
+			t.Errorf("%+v: level %v, want %v", s.r, got, s.want)
+		}
+	}
+}
+
+func TestThresholdsAdapt(t *testing.T) {
+	c := newCore(t, Config{})
+	now := epoch
+	c.Observe(now, at(0.1))
+	stalled := at(0.1)
+	stalled.Some10 = 50
+	for range 3 {
+		now = now.Add(5 * time.Second)
+		c.Observe(now, stalled)
+	}
+	if got := c.Stats().ThresholdOffset; got >= -0.04 {
+		t.Fatalf("after 15 s of pressure the offset is %v, want below -0.04", got)
+	}
+	if got := c.Observe(now, at(0.66)).Level; got != LevelWarning {
+		t.Errorf("0.66 with lowered thresholds is %v, want WARNING", got)
+	}
+	for range 100 {
+		c.ReportOOM()
+	}
+	if got := c.Stats().ThresholdOffset; got != -0.10 {
+		t.Errorf("offset %v, want the floor -0.10", got)
+	}
+	for range 100 {
+		now = now.Add(5 * time.Second)
+		c.Observe(now, at(0.1))
+	}
+	if got := c.Stats().ThresholdOffset; got != 0 {
+		t.Errorf("after a calm time the offset is %v, want 0", got)
+	}
+	fixed := newCore(t, Config{FixedThresholds: true})
+	fixed.ReportOOM()
+	if got := fixed.Stats().ThresholdOffset; got != 0 {
+		t.Errorf("fixed thresholds moved by %v", got)
+	}
+}
+
+// The three scenarios of the document that the guard is built after: 2 GB, 200
+// MB a request, 5, 8 and 10 at once; with the memory that it says is in use.
+func TestSeedScenarios(t *testing.T) {
+	for _, s := range []struct {
+		name        string
+		requests    int
+		used        float64
+		level       Level
+		concurrency int
+		admitsMore  bool
+		refused     bool
+	}{
+		{"A: five at once", 5, 0.50, LevelNormal, 10, true, false},
+		{"B: eight at once", 8, 0.75, LevelWarning, 7, false, false},
+		{"C: ten at once", 10, 0.90, LevelCritical, -1, false, true},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			c := newCore(t, Config{})
+			c.Observe(epoch, Reading{Used: 10 * mib, Limit: 2 * gib})
+			var running int
+			for range s.requests {
+				if tk, err := c.Offer(epoch, Claim{Cost: 200 * mib}); err == nil && tk.ready == nil {
+					running++
+				}
+			}
+			if want := min(s.requests, 8); running != want {
+				t.Errorf("%d of %d started, want %d: 8 × 200 MB fit in 80 %% of 2 GB", running, s.requests, want)
+			}
+			now := epoch.Add(2 * time.Second)
+			ch := c.Observe(now, at(s.used))
+			want := s.concurrency
+			if want < 0 {
+				want = running // only what is running
+			}
+			if ch.Level != s.level || ch.Concurrency != want {
+				t.Errorf("level %v concurrency %d, want %v and %d", ch.Level, ch.Concurrency, s.level, want)
+			}
+			tk, err := c.Offer(now, Claim{Cost: 200 * mib})
+			if got := err != nil; got != s.refused {
+				t.Errorf("one more was refused: %v (%v), want %v", got, err, s.refused)
+			}
+			if err != nil && bulkhead.CodeOf(err) != bulkhead.CodeUnavailable {
+				t.Errorf("code %v, want unavailable", bulkhead.CodeOf(err))
+			}
+			if got := err == nil && tk.ready == nil; got != s.admitsMore {
+				t.Errorf("one more was admitted: %v, want %v", got, s.admitsMore)
+			}
+		})
+	}
+}
+
+func TestNeverFitsIsRefused(t *testing.T) {
+	c := newCore(t, Config{Tiers: map[string]TierBudget{"free": {MemoryShare: 0.25}}})
+	c.Observe(epoch, at(0.1))
+	for _, s := range []struct {
+		claim Claim
+		ok    bool
+	}{
+		{Claim{Cost: 1600 * mib}, true},
+		{Claim{Cost: 1700 * mib}, false},
+		{Claim{Cost: 400 * mib, Tier: "free"}, true},
+		{Claim{Cost: 500 * mib, Tier: "free"}, false},
+	} {
+		tk, err := c.Offer(epoch, s.claim)
+		if (err == nil) != s.ok {
+			t.Errorf("%+v: error %v, want ok=%v", s.claim, err, s.ok)
+		}
+		if err != nil {
+			if bulkhead.CodeOf(err) != bulkhead.CodeInvalid {
+				t.Errorf("%+v: code %v, want invalid", s.claim, bulkhead.CodeOf(err))
+			}
+			continue
+		}
+		c.Release(epoch, tk)
+	}
+}
+
+func TestTierDoesNotHoldBackOthers(t *testing.T) {
+	c := newCore(t, Config{Tiers: map[string]TierBudget{"free": {Concurrency: 1}}})
+	c.Observe(epoch, at(0.1))
+	first, _ := c.Offer(epoch, Claim{Cost: mib, Tier: "free"})
+	second, _ := c.Offer(epoch, Claim{Cost: mib, Tier: "free"})
+	paid, _ := c.Offer(epoch, Claim{Cost: mib, Tier: "pro", Priority: PriorityHigh})
+	later := epoch.Add(3 * time.Second)
+	if got := c.Admit(later); got != paid {
+		t.Fatalf("the paid claim did not pass the free tier's second")
+	}
+	if got := c.Admit(later); got != nil {
+		t.Fatalf("the free tier got a second slot")
+	}
+	c.Release(later, first)
+	if got := c.Admit(later); got != second {
+		t.Fatalf("the free tier's second did not follow its first")
+	}
+}
+
+func TestQueueOrder(t *testing.T) {
+	c := newCore(t, Config{MaxConcurrent: 1})
+	c.Observe(epoch, at(0.1))
+	running, _ := c.Offer(epoch, Claim{Cost: mib})
+	offer := func(after time.Duration, p Priority) *Ticket {
+		tk, err := c.Offer(epoch.Add(after), Claim{Cost: mib, Priority: p})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tk
+	}
+	names := map[*Ticket]string{
+		offer(0, PriorityLow):                        "low at 0",
+		offer(time.Second, PriorityNormal):           "normal at 1 s",
+		offer(1600*time.Millisecond, PriorityNormal): "normal at 1.6 s",
+		offer(1900*time.Millisecond, PriorityHigh):   "high at 1.9 s",
+	}
+	now := epoch.Add(2 * time.Second)
+	// Weight × waited: low 1×2 s, normal 4×1 s and 4×0.4 s, high 16×0.1 s.
+	var got []string
+	for range 4 {
+		c.Release(now, running)
+		running = c.Admit(now)
+		got = append(got, names[running])
+	}
+	want := []string{"normal at 1 s", "low at 0", "normal at 1.6 s", "high at 1.9 s"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("order (-want +got):\n%s", diff)
+	}
+}
+
+func TestBigClaimIsNotStarved(t *testing.T) {
+	c := newCore(t, Config{MaxConcurrent: 100, Ramp: time.Hour})
+	c.Observe(epoch, at(0))
+	var running []*Ticket
+	for range 8 {
+		tk, _ := c.Offer(epoch, Claim{Cost: 200 * mib})
+		running = append(running, tk)
+	}
+	big, _ := c.Offer(epoch, Claim{Cost: 1200 * mib})
+	small, _ := c.Offer(epoch, Claim{Cost: 10 * mib, Priority: PriorityHigh})
+	if got := c.Admit(epoch.Add(time.Millisecond)); got != small {
+		t.Fatal("a small claim of another class should pass at first")
+	}
+	late, _ := c.Offer(epoch.Add(2*time.Second), Claim{Cost: 10 * mib, Priority: PriorityLow})
+	now := epoch.Add(2 * time.Second)
+	for i, tk := range running {
+		c.Release(now, tk)
+		got := c.Admit(now)
+		if got == late {
+			t.Fatalf("after %d releases a later claim passed the big one that has waited 2 s", i+1)
+		}
+		if got == big {
+			return
+		}
+	}
+	t.Fatal("the big claim was never admitted")
+}
+
+// TestInvariants offers, releases and observes at random: what is booked is
+// never more than allowed, nothing is lost, and all ends at zero.
+func TestInvariants(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	c := newCore(t, Config{MaxConcurrent: 6, MaxWaiting: 20, Tiers: map[string]TierBudget{"a": {Concurrency: 2}}})
+	now := epoch
+	live := map[*Ticket]bool{}
+	for range 20_000 {
+		now = now.Add(time.Duration(rnd.IntN(50)) * time.Millisecond)
+		switch rnd.IntN(4) {
+		case 0, 1:
+			tier := [...]string{"", "a", "b"}[rnd.IntN(3)]
+			tk, err := c.Offer(now, Claim{
+				Cost: int64(rnd.IntN(300)) * mib, Tier: tier, Priority: Priority(rnd.IntN(3) - 1),
+			})
+			if err == nil {
+				live[tk] = true
+			}
+		case 2:
+			for tk := range live {
+				c.Release(now, tk)
+				c.Release(now, tk) // twice on purpose
+				delete(live, tk)
+				break
+			}
+		case 3:
+			c.Observe(now, at(rnd.Float64()))
+		}
+		for c.Admit(now) != nil {
+			if c.active > c.current {
+				t.Fatalf("admitted %d with a concurrency of %d", c.active, c.current)
+			}
+		}
+		s := c.Stats()
+		if s.ActiveTasks+s.WaitingTasks != len(live) || c.tiers["a"].count > 2 ||
+			s.TotalRequests != s.RejectedRequests+s.CompletedRequests+int64(len(live)) {
+			t.Fatalf("books are wrong: %+v, %d live, tiers %v", s, len(live), c.tiers)
+		}
+	}
+	for tk := range live {
+		c.Release(now, tk)
+	}
+	c.settle(now.Add(time.Hour))
+	if c.active != 0 || c.queued != 0 || c.pending != 0 || len(c.tiers) != 0 || len(c.recent) != 0 {
+		t.Errorf("not zero at the end: active %d queued %d pending %d tiers %v recent %d",
+			c.active, c.queued, c.pending, c.tiers, len(c.recent))
+	}
+}
+
+func TestNextCheck(t *testing.T) {
+	c := newCore(t, Config{})
+	for _, s := range []struct {
+		used float64
+		want time.Duration
+	}{
+		{0.10, 80 * time.Millisecond},
+		{0.57, 20 * time.Millisecond},
+		{0.62, 80 * time.Millisecond},
+		{0.90, 20 * time.Millisecond},
+	} {
+		c.Observe(epoch, at(s.used))
+		if got := c.NextCheck(); got != s.want {
+			t.Errorf("at %v: next check in %v, want %v", s.used, got, s.want)
+		}
+	}
+}
+
+func TestConfigValidate(t *testing.T) {
+	for _, s := range []struct {
+		name string
+		cfg  Config
+		ok   bool
+	}{
+		{"zero", Config{}, true},
+		{"development of the document", Config{MaxPercent: 0.85, WarningPercent: 0.75, CriticalPercent: 0.90}, true},
+		{"production of the document", Config{MaxPercent: 0.75, WarningPercent: 0.65}, true},
+		{"warning above max", Config{WarningPercent: 0.81}, false},
+		{"critical above 1", Config{CriticalPercent: 85}, false},
+		{"no estimate", Config{EstimatedMemPerReqMB: -1}, false},
+		{"no concurrency", Config{MaxConcurrent: -2}, false},
+		{"check every 1 ms", Config{CheckInterval: time.Millisecond}, false},
+		{"tier share 2", Config{Tiers: map[string]TierBudget{"x": {MemoryShare: 2}}}, false},
+	} {
+		if err := s.cfg.Validate(); (err == nil) != s.ok {
+			t.Errorf("%s: error %v, want ok=%v", s.name, err, s.ok)
+		}
+	}
+}
