@@ -1,0 +1,87 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/bulkheadhq/bulkhead"
+)
+
+// Maker makes boxes out of a driver and parts. It is safe for concurrent use.
+type Maker struct {
+	// Driver and Parts are what boxes are made of.
+	Driver Driver
+	Parts  Parts
+	// Guest is the host folder with envd.
+	Guest string
+	// Snapshots holds warm images; nil, or a driver without the capability, makes
+	// every box from nothing.
+	Snapshots *Snapshots
+	// Log gets what has nobody to return it to.
+	Log *slog.Logger
+}
+
+// create makes a cold box.
+func (m *Maker) create(ctx context.Context, t bulkhead.Template, l bulkhead.Limits) (*Box, error) {
+	part, err := m.Parts.Acquire(ctx, l)
+	if err != nil {
+		return nil, fmt.Errorf("acquire parts: %w", err)
+	}
+	spec := BoxSpec{
+		ID: part.Box(), Image: t.Image, Netns: part.Netns(), Guest: m.Guest,
+		Hostname: "sandbox", Limits: l, Env: guestEnv(t),
+	}
+	if err := m.Driver.Create(ctx, spec); err != nil {
+		return nil, errors.Join(fmt.Errorf("create box: %w", err), part.Release(context.WithoutCancel(ctx)))
+	}
+	return m.box(t, l, part), nil
+}
+
+// box wraps what exists and begins to watch it.
+func (m *Maker) box(t bulkhead.Template, l bulkhead.Limits, part Part) *Box {
+	b := &Box{
+		ID: part.Box(), Template: t, Made: l, Part: part, MadeAt: time.Now(),
+		driver: m.Driver, gone: make(chan struct{}),
+	}
+	b.watch(m.Log)
+	return b
+}
+
+// adopt takes over a box that an earlier server made.
+func (m *Maker) adopt(ctx context.Context, id string, t bulkhead.Template, l bulkhead.Limits) (*Box, error) {
+	part, err := m.Parts.Adopt(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("adopt parts: %w", err)
+	}
+	return m.box(t, l, part), nil
+}
+
+// warm takes a cold box to warm: from the template's snapshot where there is one
+// that fits, else by starting it.
+func (m *Maker) warm(ctx context.Context, b *Box) error {
+	dir, ok := "", false
+	if m.Snapshots != nil && m.Driver.Capabilities().Snapshots && b.Made == b.Template.Defaults {
+		dir, ok = m.Snapshots.dir(b.Template)
+	}
+	if ok {
+		if err := m.Driver.Restore(ctx, b.ID, dir); err != nil {
+			return fmt.Errorf("restore box: %w", err)
+		}
+	} else if err := m.Driver.Start(ctx, b.ID); err != nil {
+		return fmt.Errorf("start box: %w", err)
+	}
+	b.WarmAt = time.Now()
+	return nil
+}
+
+// guestEnv tells envd what the template serves.
+func guestEnv(t bulkhead.Template) []string {
+	env := []string{"BULKHEAD_USER=" + t.User}
+	if t.Interpreter {
+		env = append(env, "BULKHEAD_INTERPRETER=1")
+	}
+	return env
+}
