@@ -223,18 +223,18 @@ func TestQueueOrder(t *testing.T) {
 	names := map[*Ticket]string{
 		offer(0, PriorityLow):                        "low at 0",
 		offer(time.Second, PriorityNormal):           "normal at 1 s",
-		offer(1600*time.Millisecond, PriorityNormal): "normal at 1.6 s",
+		offer(1550*time.Millisecond, PriorityNormal): "normal at 1.55 s",
 		offer(1900*time.Millisecond, PriorityHigh):   "high at 1.9 s",
 	}
 	now := epoch.Add(2 * time.Second)
-	// Weight × waited: low 1×2 s, normal 4×1 s and 4×0.4 s, high 16×0.1 s.
+	// Weight × waited: low 1×2 s, normal 4×1 s and 4×0.45 s, high 16×0.1 s.
 	var got []string
 	for range 4 {
 		c.Release(now, running)
 		running = c.Admit(now)
 		got = append(got, names[running])
 	}
-	want := []string{"normal at 1 s", "low at 0", "normal at 1.6 s", "high at 1.9 s"}
+	want := []string{"normal at 1 s", "low at 0", "normal at 1.55 s", "high at 1.9 s"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("order (-want +got):\n%s", diff)
 	}
