@@ -1,0 +1,30 @@
+package cli
+
+import (
+	"fmt"
+
+	"github.com/dustin/go-humanize"
+)
+
+// Bytes is a size on the command line: "512MiB", "2GB", or a plain number of MiB.
+type Bytes uint64
+
+// UnmarshalText reads a size.
+func (b *Bytes) UnmarshalText(text []byte) error {
+	s := string(text)
+	if s != "" && s[len(s)-1] >= '0' && s[len(s)-1] <= '9' {
+		s += "MiB"
+	}
+	n, err := humanize.ParseBytes(s)
+	if err != nil {
+		return fmt.Errorf("%q is not a size; write 512MiB or 2GiB", text)
+	}
+	if n < 1<<20 {
+		return fmt.Errorf("%q is less than 1 MiB", text)
+	}
+	*b = Bytes(n)
+	return nil
+}
+
+// MiB is the size in MiB, rounded up.
+func (b Bytes) MiB() int64 { return int64((b + 1<<20 - 1) >> 20) } //nolint:gosec // 2^64 >> 20 fits

@@ -1,0 +1,227 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/client"
+)
+
+// Env is what the command line is given by its process. Zero fields mean an
+// empty input, no output, and nothing known of a server.
+type Env struct {
+	// Stdin, Stdout and Stderr are the process's streams. Where they are
+	// terminals, output is coloured and shells are raw.
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	// URL and Key are those of the environment (BULKHEAD_URL, BULKHEAD_API_KEY).
+	URL, Key string
+	// Credentials is the path of the file that a server on this host writes.
+	Credentials string
+	// NoColor says that NO_COLOR is set.
+	NoColor bool
+	// Term is the type of the terminal (TERM), for shells in a sandbox.
+	Term string
+	// Templates builds templates on this host; nil where that is not possible.
+	Templates Templates
+	// Version is printed by --version.
+	Version string
+}
+
+// Flags are common to all commands.
+type Flags struct {
+	URL     string           `name:"url" placeholder:"URL" help:"Server address. Default: $$BULKHEAD_URL, else the server on this host."`
+	Key     string           `name:"key" placeholder:"KEY" help:"API key. Default: $$BULKHEAD_API_KEY, else that of the server on this host."`
+	JSON    bool             `name:"json" help:"Print JSON for programs instead of tables."`
+	Version kong.VersionFlag `name:"version" help:"Print the version and exit."`
+}
+
+// CommonFlags returns f. Embedding Flags makes a struct a [Grammar].
+func (f *Flags) CommonFlags() *Flags { return f }
+
+// Commands are the commands of this package, to be embedded in a grammar.
+type Commands struct {
+	Run      RunCmd      `cmd:"" help:"Run code in a sandbox."`
+	Sandbox  SandboxCmd  `cmd:"" aliases:"sb" help:"List, enter, copy to and from, and end sandboxes."`
+	Key      KeyCmd      `cmd:"" help:"List, make and revoke API keys."`
+	Template TemplateCmd `cmd:"" help:"List, build and remove templates."`
+}
+
+// Grammar is a pointer to a struct that embeds [Flags] and [Commands] and may
+// have further commands. Their Run methods may ask for a context.Context, an
+// *[Env] and an *[App].
+type Grammar interface{ CommonFlags() *Flags }
+
+// App is one invocation, as the Run methods of commands get it.
+type App struct {
+	env   *Env
+	flags *Flags
+}
+
+// Main parses args, runs the command they name and returns the exit code. It
+// prints the error, if any.
+func Main(ctx context.Context, env *Env, grammar Grammar, args []string) int {
+	a := &App{env: env.withDefaults(), flags: grammar.CommonFlags()}
+	exited := false
+	parser, err := kong.New(grammar,
+		kong.Name("bulkhead"),
+		kong.Description("Run unreviewed code in sandboxes with hard limits."),
+		kong.Vars{"version": a.env.Version},
+		kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+		kong.Writers(a.env.Stdout, a.env.Stderr),
+		kong.Exit(func(int) { exited = true }), // after --help and --version
+		kong.Bind(a, a.env),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+	)
+	if err != nil {
+		return a.report(fmt.Errorf("command grammar: %w", err))
+	}
+	parsed, err := parser.Parse(args)
+	switch {
+	case exited:
+		return exitOK
+	case err != nil:
+		return a.report(usageError{err: err, hint: "run 'bulkhead " + helpPath(parsed, err) + "--help'"})
+	}
+	return a.report(parsed.Run())
+}
+
+// helpPath is the command that a parse got to, with a space behind it.
+func helpPath(parsed *kong.Context, err error) string {
+	var pe *kong.ParseError
+	if parsed == nil && errors.As(err, &pe) {
+		parsed = pe.Context
+	}
+	if parsed == nil {
+		return ""
+	}
+	var words strings.Builder
+	for _, p := range parsed.Path {
+		if p.Command != nil {
+			words.WriteString(p.Command.Name + " ")
+		}
+	}
+	return words.String()
+}
+
+// withDefaults returns a copy of env whose streams are not nil.
+func (env *Env) withDefaults() *Env {
+	e := *env
+	if e.Stdin == nil {
+		e.Stdin = strings.NewReader("")
+	}
+	if e.Stdout == nil {
+		e.Stdout = io.Discard
+	}
+	if e.Stderr == nil {
+		e.Stderr = io.Discard
+	}
+	if e.Version == "" {
+		e.Version = "unknown"
+	}
+	return &e
+}
+
+// Credentials is the content of the file that a server writes for the command
+// line on its own host.
+type Credentials struct {
+	URL    string `json:"url"`
+	APIKey string `json:"apiKey"`
+	// CAFile, when set, holds the certificates that the server's is signed by.
+	CAFile string `json:"caFile,omitempty"`
+}
+
+// Client returns a client for the server that the flags, the environment or the
+// credentials file name, in this order. It sends nothing.
+func (a *App) Client() (*client.Client, error) {
+	url, key := cmp.Or(a.flags.URL, a.env.URL), cmp.Or(a.flags.Key, a.env.Key)
+	var creds Credentials
+	if url == "" || key == "" {
+		var err error
+		creds, err = readCredentials(a.env.Credentials)
+		if err != nil && url == "" {
+			return nil, err
+		}
+	}
+	url = cmp.Or(url, creds.URL)
+	own := strings.TrimRight(url, "/") == strings.TrimRight(creds.URL, "/")
+	if key == "" && own {
+		key = creds.APIKey
+	}
+	cfg := client.Config{BaseURL: url, APIKey: key, UserAgent: "bulkhead-cli/" + a.env.Version}
+	if own && creds.CAFile != "" {
+		hc, err := trusting(creds.CAFile)
+		if err != nil {
+			return nil, err
+		}
+		cfg.HTTPClient = hc
+	}
+	c, err := client.New(cfg)
+	if err != nil {
+		return nil, usageError{err: fmt.Errorf("server address %q: %s", url, bulkhead.Message(err)), hint: "it looks like http://127.0.0.1:3000"}
+	}
+	return c, nil
+}
+
+// errNoServer is that nobody said where the server is.
+var errNoServer = errors.New("no server is known")
+
+// readCredentials reads the file at path.
+func readCredentials(path string) (Credentials, error) {
+	const hint = "start one with 'bulkhead serve', or give --url and --key, or set BULKHEAD_URL and BULKHEAD_API_KEY"
+	if path == "" {
+		return Credentials{}, usageError{err: errNoServer, hint: hint}
+	}
+	raw, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return Credentials{}, usageError{err: errNoServer, hint: hint}
+	case err != nil:
+		return Credentials{}, usageError{err: fmt.Errorf("read credentials: %w", err), hint: "run as the server's user, or set BULKHEAD_URL and BULKHEAD_API_KEY"}
+	}
+	var c Credentials
+	if err := json.Unmarshal(raw, &c); err != nil || c.URL == "" {
+		return Credentials{}, usageError{err: fmt.Errorf("credentials file %s holds no server address", path), hint: "restart 'bulkhead serve' to write it anew"}
+	}
+	return c, nil
+}
+
+// trusting is an HTTP client that trusts the certificates in a file, too.
+func trusting(caFile string) (*http.Client, error) {
+	pem, err := os.ReadFile(caFile)
+	if err != nil {
+		return nil, fmt.Errorf("read CA file: %w", err)
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("CA file %s holds no certificate", caFile)
+	}
+	return &http.Client{Transport: &http.Transport{
+		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: 100,
+		TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12},
+	}}, nil
+}
+
+// interruptible is ctx, canceled by ^C and SIGTERM.
+func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+}
