@@ -303,3 +303,17 @@ func (p *Pool) Reap(ctx context.Context, inUse func(box string) bool) (reaped []
 	errs = append(errs, p.cfg.Maker.Parts.Reap(ctx, inUse))
 	return reaped, errors.Join(errs...)
 }
+
+// Alive reports whether the driver knows the box and its main process runs.
+func (p *Pool) Alive(ctx context.Context, box string) (bool, error) {
+	boxes, err := p.cfg.Maker.Driver.List(ctx)
+	if err != nil {
+		return false, err
+	}
+	for _, b := range boxes {
+		if b.ID == box {
+			return b.Alive, nil
+		}
+	}
+	return false, nil
+}

@@ -1,0 +1,219 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
+	"github.com/bulkheadhq/bulkhead/internal/pool"
+)
+
+// Create makes a sandbox and returns it once it serves requests and its row is
+// durable. Codes: invalid (limits, ttl), not_found (template), unavailable (the
+// host is full or draining), timeout.
+func (n *Node) Create(ctx context.Context, req bulkhead.CreateRequest) (_ bulkhead.Sandbox, err error) {
+	t, err := n.cfg.Templates.Get(req.Template)
+	if err != nil {
+		return bulkhead.Sandbox{}, err
+	}
+	if err := req.Limits.Validate(); err != nil {
+		return bulkhead.Sandbox{}, err
+	}
+	if req.TTL <= 0 {
+		return bulkhead.Sandbox{}, bulkhead.Errorf(bulkhead.CodeInvalid, "timeout is %s; it must be greater than 0", req.TTL)
+	}
+	limits := req.Limits.Or(t.Defaults)
+	release, err := n.book(ctx, limits)
+	if err != nil {
+		return bulkhead.Sandbox{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, n.cfg.CreateTimeout)
+	defer cancel()
+	began := time.Now()
+	box, stage, err := n.cfg.Pool.Acquire(ctx, t, limits)
+	if err != nil {
+		release()
+		return bulkhead.Sandbox{}, refusal(err)
+	}
+	l := newLease(n, box, release)
+	l.sb = sandbox(req, t, limits, box)
+	if err := n.bind(ctx, l, req, t); err != nil {
+		n.abandon(ctx, l)
+		return bulkhead.Sandbox{}, refusal(err)
+	}
+	sb := l.sb
+	n.open(l)
+	n.cfg.Log.Info("sandbox created", "sandbox", sb.ID, "tenant", sb.Tenant, "template", sb.Template,
+		"box", sb.Box, "stage", string(stage), "took", time.Since(began))
+	return sb, nil
+}
+
+// refusal makes an error of the making one that a tenant may read.
+func refusal(err error) error {
+	var known *bulkhead.Error
+	switch {
+	case errors.As(err, &known):
+		return err
+	case errors.Is(err, context.DeadlineExceeded):
+		return &bulkhead.Error{Code: bulkhead.CodeTimeout, Op: "create sandbox", Msg: "the sandbox was not ready in time", Err: err}
+	case errors.Is(err, context.Canceled):
+		return &bulkhead.Error{Code: bulkhead.CodeTimeout, Op: "create sandbox", Msg: "the request was cancelled", Err: err}
+	}
+	return &bulkhead.Error{Code: bulkhead.CodeInternal, Op: "create sandbox", Msg: "the sandbox could not be made", Err: err}
+}
+
+// book reserves a place on the node. release, which may be repeated, gives it
+// back.
+func (n *Node) book(ctx context.Context, l bulkhead.Limits) (release func(), err error) {
+	n.mu.Lock()
+	draining, full := n.draining, n.booked >= n.cfg.MaxSandboxes
+	if !draining && !full {
+		n.booked++
+	}
+	n.mu.Unlock()
+	switch {
+	case draining:
+		return nil, &bulkhead.Error{Code: bulkhead.CodeUnavailable, Msg: "this node is draining and takes no new sandboxes", RetryAfter: 5 * time.Second}
+	case full:
+		return nil, &bulkhead.Error{
+			Code: bulkhead.CodeUnavailable, RetryAfter: time.Second,
+			Msg: fmt.Sprintf("this node is full: it holds its maximum of %d sandboxes", n.cfg.MaxSandboxes),
+		}
+	}
+	admitted, err := n.cfg.Admit(ctx, l)
+	if err != nil {
+		n.unbook()
+		return nil, err
+	}
+	return onceFunc(func() {
+		admitted()
+		n.unbook()
+	}), nil
+}
+
+func (n *Node) unbook() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.booked--
+}
+
+// sandbox is what a request becomes in a box.
+func sandbox(req bulkhead.CreateRequest, t bulkhead.Template, limits bulkhead.Limits, box *pool.Box) bulkhead.Sandbox {
+	now := time.Now().UTC()
+	sb := bulkhead.Sandbox{
+		ID: newID(), Tenant: req.Tenant, TemplateID: t.ID, Template: t.Name, TemplateDigest: t.Digest,
+		State: bulkhead.StateRunning, StartedAt: now, EndAt: now.Add(req.TTL), Limits: limits,
+		Metadata: req.Metadata, Env: req.Env, AllowInternet: req.AllowInternet, MaskHost: req.MaskHost,
+		EnvdVersion: boxrpc.EnvdVersion, Address: box.Part.Addr().String(), Box: box.ID,
+	}
+	if req.Secure {
+		sb.EnvdToken = rand.Text() + rand.Text()
+	}
+	if req.PrivateTraffic {
+		sb.TrafficToken = rand.Text() + rand.Text()
+	}
+	return sb
+}
+
+// newID returns an identifier of E2B's form, "i" and 20 of [a-z0-9], with 100
+// random bits.
+func newID() string { return "i" + strings.ToLower(rand.Text())[:20] }
+
+// bind makes the box the sandbox's: limits and egress on the host, identity in
+// the box, the row in the store, all at once.
+func (n *Node) bind(ctx context.Context, l *lease, req bulkhead.CreateRequest, t bulkhead.Template) error {
+	g, ctx := errgroup.WithContext(ctx)
+	sb := l.sb
+	g.Go(func() error {
+		if err := l.box.Part.Bind(ctx, sb.Limits, sb.AllowInternet); err != nil {
+			return fmt.Errorf("bind limits: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error { return n.initBox(ctx, l.box.Part.Addr(), n.identity(sb, req, t)) })
+	g.Go(func() error {
+		if err := n.cfg.Store.PutSandbox(ctx, sb); err != nil {
+			return fmt.Errorf("record sandbox: %w", err)
+		}
+		l.recorded = true
+		return nil
+	})
+	return g.Wait() //nolint:wrapcheck // wrapped above
+}
+
+// identity is what the box is told of the sandbox it became.
+func (n *Node) identity(sb bulkhead.Sandbox, req bulkhead.CreateRequest, t bulkhead.Template) boxrpc.Init {
+	var random [48]byte
+	_, _ = rand.Read(random[:]) // never fails
+	env := maps.Clone(t.Env)
+	if env == nil {
+		env = map[string]string{}
+	}
+	maps.Copy(env, req.Env)
+	return boxrpc.Init{
+		SandboxID: sb.ID, TemplateID: sb.TemplateID, Hostname: sb.ID,
+		MachineID: hex.EncodeToString(random[:16]), Seed: random[16:], Env: env,
+		AccessToken: sb.EnvdToken, DefaultUser: t.User, DefaultWorkdir: t.Workdir,
+		Nameservers: n.cfg.Nameservers, Timestamp: time.Now(),
+		MemoryBytes: sb.Limits.MemoryMB << 20, Pids: sb.Limits.Pids, OutputBytes: sb.Limits.OutputMB << 20,
+	}
+}
+
+// initBox gives a box its identity. The box is not trusted with the answer: only
+// its status is read.
+func (n *Node) initBox(ctx context.Context, addr netip.Addr, id boxrpc.Init) error {
+	body, err := json.Marshal(id)
+	if err != nil {
+		return fmt.Errorf("encode identity: %w", err)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, boxURL(addr, "/init"), bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("bind identity: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := n.client.Do(req)
+	if err != nil {
+		return fmt.Errorf("bind identity: %w", err)
+	}
+	defer resp.Body.Close()
+	said, _ := io.ReadAll(io.LimitReader(resp.Body, 1024)) // for the log; nothing depends on it
+	if resp.StatusCode != http.StatusNoContent {
+		return fmt.Errorf("bind identity: envd answered %d: %q", resp.StatusCode, said)
+	}
+	return nil
+}
+
+func boxURL(addr netip.Addr, path string) string {
+	return "http://" + net.JoinHostPort(addr.String(), strconv.Itoa(boxrpc.EnvdPort)) + path
+}
+
+// boxTransport reaches boxes and nothing else: no proxy, few idle connections,
+// small headers.
+func boxTransport() *http.Transport {
+	return &http.Transport{
+		DialContext:            (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: -1}).DialContext,
+		MaxIdleConnsPerHost:    1,
+		IdleConnTimeout:        20 * time.Second,
+		ResponseHeaderTimeout:  20 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+		DisableCompression:     true,
+	}
+}
+
+func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

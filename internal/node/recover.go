@@ -1,0 +1,90 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/pool"
+)
+
+// Recovered says what [Node.Recover] found.
+type Recovered struct {
+	// Adopted are sandboxes that run on, Ended those whose box had died or whose
+	// time was over, Reaped boxes that belonged to nobody.
+	Adopted, Ended, Reaped int
+}
+
+// Recover takes over what an earlier server left on this host. It must be called
+// once, before anything makes boxes.
+func (n *Node) Recover(ctx context.Context) (Recovered, error) {
+	var r Recovered
+	rows, err := n.cfg.Store.Sandboxes(ctx, bulkhead.Filter{
+		States: []bulkhead.State{bulkhead.StateStarting, bulkhead.StateRunning, bulkhead.StateEnding},
+	})
+	if err != nil {
+		return r, fmt.Errorf("read sandboxes: %w", err)
+	}
+	kept := map[string]bool{}
+	for _, sb := range rows {
+		box, end, err := n.revive(ctx, sb)
+		if err != nil {
+			return r, fmt.Errorf("recover sandbox %s: %w", sb.ID, err)
+		}
+		if end.Cause != "" {
+			end.At = time.Now().UTC()
+			if err := n.cfg.Store.EndSandbox(ctx, sb.ID, end); err != nil {
+				return r, fmt.Errorf("end sandbox %s: %w", sb.ID, err)
+			}
+			n.cfg.Log.Info("sandbox ended", "sandbox", sb.ID, "tenant", sb.Tenant, "cause", string(end.Cause), "detail", end.Detail)
+			r.Ended++
+			continue
+		}
+		n.mu.Lock()
+		n.booked++
+		n.mu.Unlock()
+		l := newLease(n, box, onceFunc(n.unbook))
+		l.sb, l.recorded = sb, true
+		kept[sb.Box] = true
+		n.open(l)
+		l.log(slog.LevelInfo, "the server was restarted and took the sandbox over", nil)
+		r.Adopted++
+	}
+	reaped, err := n.cfg.Pool.Reap(ctx, func(box string) bool { return kept[box] })
+	r.Reaped = len(reaped)
+	if err != nil {
+		return r, fmt.Errorf("reap boxes: %w", err)
+	}
+	return r, nil
+}
+
+// revive returns the box of a row, or how the sandbox ended.
+func (n *Node) revive(ctx context.Context, sb bulkhead.Sandbox) (*pool.Box, bulkhead.End, error) {
+	if sb.State == bulkhead.StateEnding && sb.End != nil {
+		return nil, *sb.End, nil
+	}
+	gone := bulkhead.End{Cause: bulkhead.CauseCrashed, Detail: "its box was gone when the server was started again"}
+	t, err := n.cfg.Templates.Get(sb.TemplateID)
+	if err != nil { // it runs on without: only its name is needed
+		t = bulkhead.Template{ID: sb.TemplateID, Name: sb.Template, Digest: sb.TemplateDigest, Defaults: sb.Limits}
+	}
+	box, err := n.cfg.Pool.Adopt(ctx, sb.Box, t, sb.Limits)
+	var known *bulkhead.Error
+	if errors.As(err, &known) && known.Code == bulkhead.CodeNotFound {
+		return nil, gone, nil
+	}
+	if err != nil {
+		return nil, bulkhead.End{}, err
+	}
+	if alive, err := n.cfg.Pool.Alive(ctx, sb.Box); err != nil || alive {
+		return box, bulkhead.End{}, err
+	}
+	end := n.autopsy(box)
+	if end.Cause == bulkhead.CauseCrashed {
+		end = gone
+	}
+	return nil, end, box.Release(ctx)
+}
