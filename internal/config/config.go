@@ -1,0 +1,127 @@
+// Package config is every option of the server, in one struct.
+//
+// An option is set by a flag, else by an environment variable, else by the file
+// named with --config, else it has its default. It is the only package, with
+// cmd, that reads the environment. The reference in docs/ is generated from the
+// struct's tags.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/pool"
+)
+
+// Config is what `bulkhead serve` can be told.
+type Config struct {
+	// Data is the folder that holds everything that must survive a restart.
+	Data string `name:"data" env:"BULKHEAD_DATA" default:"/var/lib/bulkhead" help:"Folder for templates, snapshots, the database, keys and certificates."`
+	// Run is the folder for what lives no longer than the host's uptime.
+	Run string `name:"run" env:"BULKHEAD_RUN" default:"/run/bulkhead" help:"Folder for network namespaces and the state of boxes; lost when the host restarts, as they are."`
+
+	// Listen and ListenTLS are where the API and the data plane are served.
+	Listen    string `name:"listen" env:"BULKHEAD_LISTEN" default:"127.0.0.1:8080" help:"Address for HTTP; empty for none."`
+	ListenTLS string `name:"listen-tls" env:"BULKHEAD_LISTEN_TLS" default:"127.0.0.1:8443" help:"Address for HTTPS; empty for none."`
+	// Domain is the name under which sandboxes' ports are reached.
+	Domain string `name:"domain" env:"BULKHEAD_DOMAIN" default:"bulkhead.localhost" help:"Domain whose PORT-SANDBOX.DOMAIN names lead to sandboxes' ports."`
+	// Cert and KeyFile replace the certificate of our own authority.
+	Cert    string `name:"tls-cert" env:"BULKHEAD_TLS_CERT" type:"path" help:"Certificate file for HTTPS, for DOMAIN and *.DOMAIN; made and renewed by ourselves if empty."`
+	KeyFile string `name:"tls-key" env:"BULKHEAD_TLS_KEY" type:"path" help:"Key file of --tls-cert."`
+
+	// Driver makes the boxes.
+	Driver string `name:"driver" env:"BULKHEAD_DRIVER" enum:"gvisor,runc" default:"gvisor" help:"What isolates sandboxes: gvisor, or runc (faster, and the host's kernel is all that stands between)."`
+	// Runc is the program that the runc driver calls.
+	Runc string `name:"runc" env:"BULKHEAD_RUNC" default:"runc" help:"runc program, for --driver=runc."`
+
+	// Subnet is where boxes get their addresses from.
+	Subnet netip.Prefix `name:"subnet" env:"BULKHEAD_SUBNET" default:"10.213.0.0/16" help:"Private network for sandboxes; 4 addresses each."`
+	// Nameservers are what boxes resolve names with.
+	Nameservers []netip.Addr `name:"nameserver" env:"BULKHEAD_NAMESERVERS" help:"Name servers for sandboxes; those of the host's resolv.conf if empty."`
+
+	// MaxSandboxes, MaxTTL and the reserves bound what the node takes on.
+	MaxSandboxes  int           `name:"max-sandboxes" env:"BULKHEAD_MAX_SANDBOXES" default:"500" help:"Sandboxes that may live at once; 1 to 4000."`
+	MaxTTL        time.Duration `name:"max-ttl" env:"BULKHEAD_MAX_TTL" default:"24h" help:"Longest time to live that a sandbox may be given."`
+	ReserveMemory int64         `name:"reserve-memory-mb" env:"BULKHEAD_RESERVE_MEMORY_MB" default:"512" help:"Memory, in MiB, that must be available on the host for a new sandbox to be admitted."`
+	ReserveDisk   int64         `name:"reserve-disk-mb" env:"BULKHEAD_RESERVE_DISK_MB" default:"2048" help:"Disk, in MiB, that must be free under --data for a new sandbox to be admitted."`
+	MaxStreams    int           `name:"max-streams" env:"BULKHEAD_MAX_STREAMS" default:"1000" help:"Requests that one sandbox may serve at once."`
+
+	// Warm says how many boxes wait, per template.
+	Warm map[string]string `name:"warm" env:"BULKHEAD_WARM" help:"Boxes that wait ready, as TEMPLATE=WARM or TEMPLATE=WARM/COLD; other templates have a box made when asked for."`
+	// RefillParallel is how many boxes are made ahead at once.
+	RefillParallel int `name:"refill-parallel" env:"BULKHEAD_REFILL_PARALLEL" default:"0" help:"Boxes made ahead at once; 0 is half the cores."`
+
+	// Retention is how long an ended sandbox can be asked about.
+	Retention time.Duration `name:"retention" env:"BULKHEAD_RETENTION" default:"168h" help:"How long it is remembered how a sandbox ended."`
+	// KeepBoxes leaves sandboxes running when the server ends, for the next one.
+	KeepBoxes bool `name:"keep-sandboxes" env:"BULKHEAD_KEEP_SANDBOXES" help:"Leave sandboxes running when the server is stopped; the next one takes them over. Without it a clean stop ends them."`
+
+	// LogLevel and LogFormat shape the log on standard error.
+	LogLevel  string `name:"log-level" env:"BULKHEAD_LOG_LEVEL" enum:"debug,info,warn,error" default:"info" help:"Least level that is logged: debug, info, warn or error."`
+	LogFormat string `name:"log-format" env:"BULKHEAD_LOG_FORMAT" enum:"text,json" default:"text" help:"Form of the log: text or json."`
+}
+
+// Validate checks what the tags cannot, and fills what depends on the host. The
+// error is an *[bulkhead.Error] with CodeInvalid that names option, value and
+// range.
+func (c *Config) Validate() error {
+	invalid := func(format string, args ...any) error { return bulkhead.Errorf(bulkhead.CodeInvalid, format, args...) }
+	var err error
+	if c.Data, err = filepath.Abs(c.Data); err != nil {
+		return fmt.Errorf("find --data: %w", err)
+	}
+	if c.Run, err = filepath.Abs(c.Run); err != nil {
+		return fmt.Errorf("find --run: %w", err)
+	}
+	switch {
+	case c.Listen == "" && c.ListenTLS == "":
+		return invalid("--listen and --listen-tls are both empty; one is needed")
+	case c.MaxSandboxes < 1 || c.MaxSandboxes > 4000:
+		return invalid("--max-sandboxes is %d; it must be between 1 and 4000", c.MaxSandboxes)
+	case c.MaxTTL < time.Second || c.MaxTTL > 365*24*time.Hour:
+		return invalid("--max-ttl is %s; it must be between 1s and 8760h", c.MaxTTL)
+	case c.ReserveMemory < 0 || c.ReserveDisk < 0:
+		return invalid("--reserve-memory-mb is %d and --reserve-disk-mb is %d; neither may be negative", c.ReserveMemory, c.ReserveDisk)
+	case c.MaxStreams < 1 || c.MaxStreams > 100_000:
+		return invalid("--max-streams is %d; it must be between 1 and 100000", c.MaxStreams)
+	case c.Retention < time.Minute:
+		return invalid("--retention is %s; it must be at least 1m", c.Retention)
+	case (c.Cert == "") != (c.KeyFile == ""):
+		return invalid("--tls-cert and --tls-key go together; one of them is empty")
+	case !c.Subnet.Addr().Is4() || !c.Subnet.Addr().IsPrivate() || c.Subnet.Bits() > 24:
+		return invalid("--subnet is %s; it must be a private IPv4 network of /24 or larger", c.Subnet)
+	case c.RefillParallel < 0 || c.RefillParallel > 64:
+		return invalid("--refill-parallel is %d; it must be between 0 and 64", c.RefillParallel)
+	}
+	if c.RefillParallel == 0 {
+		c.RefillParallel = max(1, runtime.NumCPU()/2)
+	}
+	_, err = c.Targets()
+	return err
+}
+
+// Targets returns what --warm says, by template.
+func (c *Config) Targets() (map[string]pool.Target, error) {
+	out := make(map[string]pool.Target, len(c.Warm))
+	for name, v := range c.Warm {
+		var t pool.Target
+		warm, cold, both := strings.Cut(v, "/")
+		_, err := fmt.Sscanf(warm, "%d", &t.Warm)
+		if both {
+			_, err2 := fmt.Sscanf(cold, "%d", &t.Cold)
+			err = errors.Join(err, err2)
+		}
+		if err != nil || t.Warm < 0 || t.Warm > 1000 || t.Cold < 0 || t.Cold > 1000 {
+			return nil, bulkhead.Errorf(bulkhead.CodeInvalid, "--warm %s=%s: it must be WARM or WARM/COLD, each between 0 and 1000", name, v)
+		}
+		t.Why = "pinned by --warm"
+		out[name] = t
+	}
+	return out, nil
+}
