@@ -147,10 +147,13 @@ func (c *Client) List(ctx context.Context, f bulkhead.Filter) iter.Seq2[bulkhead
 func metadataQuery(pairs map[string]string) string {
 	q := url.Values{}
 	for k, v := range pairs {
-		q.Set(url.QueryEscape(k), url.QueryEscape(v))
+		q.Set(percent(k), percent(v))
 	}
 	return q.Encode()
 }
+
+// percent escapes s as JavaScript's encodeURIComponent does, spaces as %20.
+func percent(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
 
 // Kill ends a sandbox. CodeNotFound when there is none, or it has ended: a
 // caller that only wants it gone may ignore that.
