@@ -210,3 +210,18 @@ func (d *Driver) List(context.Context) ([]pool.BoxInfo, error) {
 	}
 	return infos, nil
 }
+
+// Clone returns a driver with the same boxes, as a new server finds them after
+// the old one was killed.
+func (d *Driver) Clone() *Driver {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := New(d.cfg)
+	for id, b := range d.boxes {
+		c.boxes[id] = &box{created: b.created, started: b.started, gone: make(chan struct{})}
+		if b.dead {
+			c.boxes[id].end()
+		}
+	}
+	return c
+}

@@ -1,0 +1,160 @@
+package fake
+
+import (
+	"context"
+	"net/netip"
+	"strconv"
+	"sync"
+
+	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/pool"
+)
+
+var _ pool.Parts = (*Parts)(nil)
+
+// Parts is the in-memory twin of package host: it hands out names and addresses
+// and keeps count. It is safe for concurrent use.
+type Parts struct {
+	mu    sync.Mutex
+	next  int
+	parts map[string]*Part
+	fail  map[string]error
+}
+
+// NewParts returns parts that nobody has taken.
+func NewParts() *Parts { return &Parts{parts: map[string]*Part{}, fail: map[string]error{}} }
+
+// Fail makes every later call of method ("Acquire", "Bind", "Release") return
+// err; nil ends that.
+func (p *Parts) Fail(method string, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fail[method] = err
+}
+
+func (p *Parts) planned(method string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.fail[method]
+}
+
+// Taken returns how many parts are taken.
+func (p *Parts) Taken() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.parts)
+}
+
+// Part returns the parts of a box, or nil.
+func (p *Parts) Part(box string) *Part {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.parts[box]
+}
+
+// Acquire takes the parts of a new box.
+func (p *Parts) Acquire(context.Context, bulkhead.Limits) (pool.Part, error) {
+	if err := p.planned("Acquire"); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.next++
+	part := &Part{parts: p, box: "bulkhead-" + strconv.Itoa(p.next)}
+	p.parts[part.box] = part
+	return part, nil
+}
+
+// Adopt returns the parts of a box that exists.
+func (p *Parts) Adopt(_ context.Context, box string) (pool.Part, error) {
+	if part := p.Part(box); part != nil {
+		return part, nil
+	}
+	return nil, bulkhead.Errorf(bulkhead.CodeNotFound, "box %q has no parts", box)
+}
+
+// Reap removes what is not in use.
+func (p *Parts) Reap(_ context.Context, inUse func(string) bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for box := range p.parts {
+		if !inUse(box) {
+			delete(p.parts, box)
+		}
+	}
+	return nil
+}
+
+// Part is one box's parts.
+type Part struct {
+	parts *Parts
+	box   string
+
+	mu     sync.Mutex
+	usage  pool.Usage
+	limits bulkhead.Limits
+}
+
+// Box returns the box's name.
+func (p *Part) Box() string { return p.box }
+
+// Netns returns a path that does not exist.
+func (p *Part) Netns() string { return "/nonexistent/" + p.box }
+
+// Addr returns the loopback address.
+func (p *Part) Addr() netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 0, 1}) }
+
+// Bind keeps the limits.
+func (p *Part) Bind(_ context.Context, l bulkhead.Limits, _ bool) error {
+	if err := p.parts.planned("Bind"); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.limits = l
+	return nil
+}
+
+// Bound returns the limits in force.
+func (p *Part) Bound() bulkhead.Limits {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.limits
+}
+
+// Use makes Usage return u from now on.
+func (p *Part) Use(u pool.Usage) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.usage = u
+}
+
+// Usage returns what Use said.
+func (p *Part) Usage() (pool.Usage, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.usage, nil
+}
+
+// Release gives the parts back.
+func (p *Part) Release(context.Context) error {
+	if err := p.parts.planned("Release"); err != nil {
+		return err
+	}
+	p.parts.mu.Lock()
+	defer p.parts.mu.Unlock()
+	delete(p.parts.parts, p.box)
+	return nil
+}
+
+// Clone returns parts that are taken by the same boxes.
+func (p *Parts) Clone() *Parts {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := NewParts()
+	c.next = p.next
+	for box := range p.parts {
+		c.parts[box] = &Part{parts: c, box: box}
+	}
+	return c
+}
