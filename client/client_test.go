@@ -175,9 +175,10 @@ func TestCreateRefuses(t *testing.T) {
 }
 
 func TestListGoesThroughThePages(t *testing.T) {
-	srv := &fakeserver.Server{PageSize: 3}
+	srv := &fakeserver.Server{}
 	c := serve(t, srv)
-	for i := range 8 {
+	const made = 205 // three pages
+	for i := range made {
 		meta := map[string]string{"n": fmt.Sprint(i % 2), "a b+c": "d&e=%f"}
 		if _, err := c.Create(t.Context(), bulkhead.CreateRequest{Template: "base", Metadata: meta}); err != nil {
 			t.Fatal(err)
@@ -200,9 +201,9 @@ func TestListGoesThroughThePages(t *testing.T) {
 		f    bulkhead.Filter
 		want int
 	}{
-		{"running", bulkhead.Filter{}, 7},
-		{"all", bulkhead.Filter{States: []bulkhead.State{bulkhead.StateRunning, bulkhead.StateEnded}}, 8},
-		{"metadata", bulkhead.Filter{Metadata: map[string]string{"n": "1", "a b+c": "d&e=%f"}}, 4},
+		{"running", bulkhead.Filter{}, made - 1},
+		{"all", bulkhead.Filter{States: []bulkhead.State{bulkhead.StateRunning, bulkhead.StateEnded}}, made},
+		{"metadata", bulkhead.Filter{Metadata: map[string]string{"n": "1", "a b+c": "d&e=%f"}}, made / 2},
 		{"template", bulkhead.Filter{Template: "other"}, 0},
 	} {
 		if got := count(tc.f); got != tc.want {
@@ -212,7 +213,7 @@ func TestListGoesThroughThePages(t *testing.T) {
 	list := c.List(t.Context(), bulkhead.Filter{})
 	for range 2 { // a list may be gone through again, from its beginning
 		for sb, err := range list {
-			if err != nil || sb.ID != srv.Sandboxes()[7].ID {
+			if err != nil || sb.ID != srv.Sandboxes()[made-1].ID {
 				t.Fatalf("the list begins with %v, %v; want the newest", sb.ID, err)
 			}
 			break
@@ -230,7 +231,7 @@ func TestKeys(t *testing.T) {
 		t.Fatal(err)
 	}
 	keys, err := c.Keys(t.Context())
-	if err != nil || len(keys) != 1 || keys[0].Secret != "" || keys[0].RevokedAt.IsZero() || keys[0].Name != "ci" {
+	if err != nil || len(keys) != 2 || keys[1].Secret != "" || keys[1].RevokedAt.IsZero() || keys[1].Name != "ci" {
 		t.Fatalf("Keys gave %+v, %v", keys, err)
 	}
 	wantCode(t, c.RevokeKey(t.Context(), "key_none"), bulkhead.CodeNotFound)
@@ -441,8 +442,8 @@ func TestPorts(t *testing.T) {
 	}}
 	hs := httptest.NewServer(srv)
 	defer hs.Close()
-	srv.Templates = []string{"base"}
-	c, err := client.New(client.Config{BaseURL: hs.URL})
+	srv.Templates, srv.Key = []string{"base"}, testKey
+	c, err := client.New(client.Config{BaseURL: hs.URL, APIKey: testKey})
 	if err != nil {
 		t.Fatal(err)
 	}

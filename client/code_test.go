@@ -97,7 +97,7 @@ func TestRunCodeSendsItsOptions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "x = '<é>' token-" + sb.ID() + " application/json"; run.Stdout != want {
+	if want := "x = '<é>' " + sb.Info().EnvdToken + " application/json"; run.Stdout != want {
 		t.Errorf("the interpreter saw %q, want %q", run.Stdout, want)
 	}
 	_, err = sb.RunCode(t.Context(), "1", client.CodeOptions{Context: "ctx-1", Language: "python"})

@@ -31,7 +31,7 @@ type Sandbox struct {
 
 // handle makes the handle of the sandbox that the server answered with.
 func (c *Client) handle(op string, w wireSandbox) (*Sandbox, error) {
-	if err := checkID(op, w.SandboxID); err != nil {
+	if err := checkID(op, w.ID); err != nil {
 		return nil, &bulkhead.Error{Code: bulkhead.CodeInternal, Op: op, Msg: "the server's answer holds no sandbox", Err: err}
 	}
 	s := &Sandbox{client: c, info: w.sandbox(), domain: w.Domain}

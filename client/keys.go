@@ -23,7 +23,7 @@ type Key struct {
 	CreatedAt time.Time `json:"createdAt"`
 	RevokedAt time.Time `json:"revokedAt,omitzero"`
 	// Secret is the key itself. Only [Client.CreateKey] returns it, once.
-	Secret string `json:"key,omitempty"`
+	Secret string `json:"secret,omitempty"`
 }
 
 // KeyRequest asks for a key.

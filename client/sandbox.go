@@ -18,6 +18,9 @@ import (
 // pageSize is how many sandboxes one request of a list asks for, E2B's largest.
 const pageSize = 100
 
+// defaultTTL is E2B's SDKs' default time to live.
+const defaultTTL = 300 * time.Second
+
 // Create makes a sandbox and waits until it runs. The request's Tenant must be
 // empty: the key says who asks. A zero TTL means 300 s, as with E2B's SDKs.
 // CodeQuotaExceeded means the tenant's own limit, CodeUnavailable a full host,
@@ -36,21 +39,12 @@ func (c *Client) Create(ctx context.Context, req bulkhead.CreateRequest) (*Sandb
 		return nil, err
 	}
 	body := wireCreate{
-		TemplateID: req.Template, Timeout: seconds(cmp.Or(req.TTL, 300*time.Second)), Metadata: req.Metadata, EnvVars: req.Env,
-		AllowInternet: req.AllowInternet, Secure: req.Secure,
-	}
-	if req.PrivateTraffic || req.MaskHost != "" {
-		body.Network = &wireNetwork{AllowPublicTraffic: !req.PrivateTraffic, MaskRequestHost: req.MaskHost}
-	}
-	if req.Limits != (bulkhead.Limits{}) {
-		body.Limits = &req.Limits
-	}
-	path := "/v2/sandboxes"
-	if !req.Secure {
-		path = "/sandboxes" // version 2 always makes secure ones
+		Template: req.Template, TimeoutSeconds: seconds(cmp.Or(req.TTL, defaultTTL)), Limits: req.Limits,
+		Metadata: req.Metadata, Env: req.Env, Secure: req.Secure, PrivateTraffic: req.PrivateTraffic,
+		AllowInternet: req.AllowInternet, MaskHost: req.MaskHost,
 	}
 	var w wireSandbox
-	if _, err := c.call(ctx, request{op: op, method: http.MethodPost, path: path, body: body}, &w); err != nil {
+	if _, err := c.call(ctx, request{op: op, method: http.MethodPost, path: "/v1/sandboxes", body: body}, &w); err != nil {
 		return nil, err
 	}
 	return c.handle(op, w)
@@ -95,7 +89,7 @@ func (c *Client) get(ctx context.Context, op, id string) (wireSandbox, error) {
 	if err := checkID(op, id); err != nil {
 		return w, err
 	}
-	_, err := c.call(ctx, request{op: op, method: http.MethodGet, path: "/sandboxes/" + id}, &w)
+	_, err := c.call(ctx, request{op: op, method: http.MethodGet, path: "/v1/sandboxes/" + id}, &w)
 	return w, err
 }
 
@@ -123,7 +117,7 @@ func (c *Client) List(ctx context.Context, f bulkhead.Filter) iter.Seq2[bulkhead
 		query := maps.Clone(query)
 		for {
 			var page []wireSandbox
-			h, err := c.call(ctx, request{op: "list sandboxes", method: http.MethodGet, path: "/v2/sandboxes", query: query}, &page)
+			h, err := c.call(ctx, request{op: "list sandboxes", method: http.MethodGet, path: "/v1/sandboxes", query: query}, &page)
 			if err != nil {
 				yield(bulkhead.Sandbox{}, err)
 				return

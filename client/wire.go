@@ -1,78 +1,45 @@
 package client
 
 import (
+	"cmp"
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
 )
 
-// wireSandbox is a sandbox as the server writes it: E2B's fields, of which a
-// created, a listed and a detailed sandbox carry different ones, and Bulkhead's
-// own (limits, end, template, tenant, templateDigest).
+// wireSandbox is a sandbox as the server writes it under /v1, and, for the calls
+// that have no form there, with E2B's names for the tokens.
 type wireSandbox struct {
-	SandboxID          string            `json:"sandboxID"`
-	TemplateID         string            `json:"templateID"`
-	Alias              string            `json:"alias"`
-	EnvdVersion        string            `json:"envdVersion"`
-	EnvdAccessToken    string            `json:"envdAccessToken"`
-	TrafficAccessToken string            `json:"trafficAccessToken"`
-	Domain             string            `json:"domain"`
-	State              bulkhead.State    `json:"state"`
-	StartedAt          time.Time         `json:"startedAt"`
-	EndAt              time.Time         `json:"endAt"`
-	CPUCount           float64           `json:"cpuCount"`
-	MemoryMB           int64             `json:"memoryMB"`
-	DiskSizeMB         int64             `json:"diskSizeMB"`
-	Metadata           map[string]string `json:"metadata"`
-	AllowInternet      *bool             `json:"allowInternetAccess"`
-
-	Tenant         string           `json:"tenant"`
-	Template       string           `json:"template"`
-	TemplateDigest string           `json:"templateDigest"`
-	Limits         *bulkhead.Limits `json:"limits"`
-	End            *bulkhead.End    `json:"end"`
+	bulkhead.Sandbox
+	EnvdToken          string `json:"envdToken"`
+	TrafficToken       string `json:"trafficToken"`
+	EnvdAccessToken    string `json:"envdAccessToken"`
+	TrafficAccessToken string `json:"trafficAccessToken"`
+	Alias              string `json:"alias"`
+	Domain             string `json:"domain"`
 }
 
 // sandbox is w in the vocabulary. Fields the server did not send are zero.
 func (w wireSandbox) sandbox() bulkhead.Sandbox {
-	s := bulkhead.Sandbox{
-		ID: w.SandboxID, Tenant: w.Tenant, TemplateID: w.TemplateID, Template: w.Template,
-		TemplateDigest: w.TemplateDigest, State: w.State, StartedAt: w.StartedAt, EndAt: w.EndAt,
-		Limits:   bulkhead.Limits{CPU: w.CPUCount, MemoryMB: w.MemoryMB, DiskMB: w.DiskSizeMB},
-		Metadata: w.Metadata, EnvdToken: w.EnvdAccessToken, TrafficToken: w.TrafficAccessToken,
-		EnvdVersion: w.EnvdVersion, End: w.End,
-	}
-	if s.Template == "" {
-		s.Template = w.Alias
-	}
-	if w.Limits != nil {
-		s.Limits = w.Limits.Or(s.Limits)
-	}
-	if w.AllowInternet != nil {
-		s.AllowInternet = *w.AllowInternet
-	}
-	if s.State == "" { // E2B's answer to a create has none: it runs
-		s.State = bulkhead.StateRunning
-	}
+	s := w.Sandbox
+	s.EnvdToken = cmp.Or(w.EnvdToken, w.EnvdAccessToken)
+	s.TrafficToken = cmp.Or(w.TrafficToken, w.TrafficAccessToken)
+	s.Template = cmp.Or(s.Template, w.Alias)
+	s.State = cmp.Or(s.State, bulkhead.StateRunning) // E2B's answers have none when it runs
 	return s
 }
 
 // wireCreate asks for a sandbox.
 type wireCreate struct {
-	TemplateID    string            `json:"templateID"`
-	Timeout       int64             `json:"timeout,omitempty"`
-	Metadata      map[string]string `json:"metadata,omitempty"`
-	EnvVars       map[string]string `json:"envVars,omitempty"`
-	AllowInternet bool              `json:"allow_internet_access"`
-	Secure        bool              `json:"secure"`
-	Network       *wireNetwork      `json:"network,omitempty"`
-	Limits        *bulkhead.Limits  `json:"limits,omitempty"`
-}
-
-// wireNetwork is how a sandbox is reached.
-type wireNetwork struct {
-	AllowPublicTraffic bool   `json:"allowPublicTraffic"`
-	MaskRequestHost    string `json:"maskRequestHost,omitempty"`
+	Template       string            `json:"template"`
+	TimeoutSeconds int64             `json:"timeoutSeconds"`
+	Limits         bulkhead.Limits   `json:"limits,omitzero"`
+	Metadata       map[string]string `json:"metadata,omitempty"`
+	Env            map[string]string `json:"env,omitempty"`
+	Secure         bool              `json:"secure"`
+	PrivateTraffic bool              `json:"privateTraffic,omitempty"`
+	AllowInternet  bool              `json:"allowInternet"`
+	MaskHost       string            `json:"maskHost,omitempty"`
 }
 
 // wireTTL sets a time to live in seconds.

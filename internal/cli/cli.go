@@ -82,7 +82,6 @@ func Main(ctx context.Context, env *Env, grammar Grammar, args []string) int {
 		kong.Name("bulkhead"),
 		kong.Description("Run unreviewed code in sandboxes with hard limits."),
 		kong.Vars{"version": a.env.Version},
-		kong.UsageOnError(),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.Writers(a.env.Stdout, a.env.Stderr),
 		kong.Exit(func(int) { exited = true }), // after --help and --version

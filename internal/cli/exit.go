@@ -130,19 +130,19 @@ func hintOf(err error) string {
 	return ""
 }
 
-// text is what a person reads of err: for our own errors without the cause that
-// belongs in a log, except where that cause says why no server was reached.
+// text is what a person reads of err: without the cause that belongs in a log,
+// except where that cause says why no server was reached.
 func text(err error) string {
 	var e *bulkhead.Error
-	if !errors.As(err, &e) {
+	if !errors.As(err, &e) || errors.Is(err, client.ErrUnreachable) {
 		return err.Error()
 	}
 	s := e.Msg
 	if e.Op != "" {
 		s = e.Op + ": " + s
 	}
-	if errors.Is(err, client.ErrUnreachable) {
-		s = strings.TrimPrefix(e.Error(), "")
+	if around, ok := strings.CutSuffix(err.Error(), e.Error()); ok {
+		s = around + s
 	}
 	return s
 }

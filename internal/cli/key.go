@@ -86,7 +86,7 @@ func (c *KeyRevokeCmd) Run(ctx context.Context, a *App) error {
 	}
 	for _, id := range c.IDs {
 		if err := cl.RevokeKey(ctx, id); err != nil {
-			return fmt.Errorf("%s: %w", id, err)
+			return err
 		}
 		if !a.flags.JSON {
 			fmt.Fprintln(a.env.Stdout, id)

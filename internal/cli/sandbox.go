@@ -281,9 +281,9 @@ func (c *KillCmd) Run(ctx context.Context, a *App) error {
 			}
 		case c.All && bulkhead.CodeOf(err) == bulkhead.CodeNotFound: // it ended by itself meanwhile
 		default:
-			failed = errors.Join(failed, fmt.Errorf("%s: %w", id, err))
-			if len(ids) > 1 {
-				a.note("%s: %s", id, text(err))
+			if failed = err; len(ids) > 1 {
+				a.note("%s", text(err))
+				failed = ended{code: exitOfError(err)}
 			}
 		}
 	}

@@ -1,36 +1,35 @@
 // Package fakeserver is a Bulkhead server in one process for tests of the client
-// and the command line. Its control plane keeps sandboxes, keys and logs in
-// memory and answers as the real one does, errors included. Its data plane
-// routes by header to whatever handler a test puts behind a port, the real envd
-// for one, and answers for sandboxes and ports that are not there.
+// and the command line. Its control plane is the real one, internal/api, on top
+// of a node that keeps sandboxes, keys and logs in memory. Its data plane routes
+// by header to whatever handler a test puts behind a port, the real envd for one,
+// and answers for sandboxes and ports that are not there.
 //
-// It runs no code of its own accord and has no quotas but [Server.MaxSandboxes].
+// It isolates nothing, and has no quota but [Server.MaxSandboxes].
 package fakeserver
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
-	"slices"
 	"strconv"
-	"strings"
 	"sync"
-	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/api"
+	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
 )
 
 // Server is an http.Handler. Its exported fields are set before it serves.
 type Server struct {
-	// Key is the one key that is let in.
+	// Key is the secret of a key of the tenant "default" with every scope.
 	Key string
 	// Domain is told to clients, for port URLs. It may be empty.
 	Domain string
-	// MaxSandboxes is the tenant's quota; 0 means none.
+	// MaxSandboxes is each tenant's quota; 0 means none.
 	MaxSandboxes int
-	// PageSize bounds a page of a list whatever its limit says; 0 means 100.
-	PageSize int
 	// Templates are the names that a create may give.
 	Templates []string
 	// Box makes what is behind a port of a new sandbox; nil means that nothing
@@ -39,10 +38,12 @@ type Server struct {
 	// Fail, when not nil, may answer a request in the server's place.
 	Fail func(w http.ResponseWriter, r *http.Request) bool
 
+	once sync.Once
+	api  *api.Server
+
 	mu        sync.Mutex
 	sandboxes []*sandbox // the newest last
-	keys      []map[string]any
-	created   int
+	keys      []key
 }
 
 // sandbox is one sandbox and what is behind its ports.
@@ -54,40 +55,30 @@ type sandbox struct {
 
 // ServeHTTP serves both planes.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if s.Fail != nil && s.Fail(w, r) {
-		return
-	}
-	if r.Header.Get("E2b-Sandbox-Id") != "" {
+	s.once.Do(s.start)
+	switch {
+	case s.Fail != nil && s.Fail(w, r):
+	case r.Header.Get("E2b-Sandbox-Id") != "":
 		s.serveBox(w, r)
-		return
+	default:
+		s.api.ServeHTTP(w, r)
 	}
-	if s.Key != "" && r.Header.Get("X-API-KEY") != s.Key {
-		Refuse(w, bulkhead.Errorf(bulkhead.CodeUnauthenticated, "the API key is not known"))
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.mux().ServeHTTP(w, r)
 }
 
-// mux is the control plane. Its handlers run under mu.
-func (s *Server) mux() *http.ServeMux {
-	m := http.NewServeMux()
-	m.HandleFunc("POST /sandboxes", s.create)
-	m.HandleFunc("POST /v2/sandboxes", s.create)
-	m.HandleFunc("POST /v2/sandboxes/{id}/connect", s.with(s.connect))
-	m.HandleFunc("GET /v2/sandboxes", s.list)
-	m.HandleFunc("GET /sandboxes/{id}", s.with(func(w http.ResponseWriter, _ *http.Request, sb *sandbox) {
-		answer(w, http.StatusOK, s.wire(sb, true))
-	}))
-	m.HandleFunc("DELETE /sandboxes/{id}", s.with(s.kill))
-	m.HandleFunc("POST /sandboxes/{id}/timeout", s.with(s.timeout))
-	m.HandleFunc("GET /sandboxes/{id}/metrics", s.with(s.metrics))
-	m.HandleFunc("GET /v2/sandboxes/{id}/logs", s.with(s.logs))
-	m.HandleFunc("GET /v1/keys", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s.keys) })
-	m.HandleFunc("POST /v1/keys", s.createKey)
-	m.HandleFunc("DELETE /v1/keys/{id}", s.revokeKey)
-	return m
+// start makes the control plane.
+func (s *Server) start() {
+	if s.Key != "" {
+		s.addKey(s.Key, "default", "test", "sandboxes", "admin")
+	}
+	n := node{s}
+	control, err := api.New(api.Config{
+		Lifecycle: n, Lookup: n, Telemetry: n, Templates: templates{s}, History: n, Authenticator: n, Keys: n,
+		Domain: s.Domain, Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		panic(fmt.Sprintf("make control plane: %v", err)) // a defect of this package
+	}
+	s.api = control
 }
 
 // Refuse answers with an error as the control plane words it.
@@ -109,7 +100,7 @@ func answer(w http.ResponseWriter, status int, body any) {
 	_, _ = w.Write(raw) // the client has gone otherwise
 }
 
-// End ends a sandbox as a limit or an operator would, cutting its streams.
+// End ends a sandbox as a limit or an operator would.
 func (s *Server) End(id string, end bulkhead.End) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -147,209 +138,40 @@ func (s *Server) find(id string) *sandbox {
 	return nil
 }
 
-// with looks up the sandbox of a path.
-func (s *Server) with(next func(http.ResponseWriter, *http.Request, *sandbox)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		sb := s.find(r.PathValue("id"))
-		if sb == nil || sb.End != nil && r.Method != http.MethodGet {
-			Refuse(w, bulkhead.Errorf(bulkhead.CodeNotFound, "sandbox %s was not found", r.PathValue("id")))
-			return
-		}
-		next(w, r, sb)
-	}
-}
-
-// create makes a sandbox.
-func (s *Server) create(w http.ResponseWriter, r *http.Request) {
-	var req struct {
-		TemplateID    string            `json:"templateID"`
-		Timeout       int64             `json:"timeout"`
-		Metadata      map[string]string `json:"metadata"`
-		EnvVars       map[string]string `json:"envVars"`
-		AllowInternet bool              `json:"allow_internet_access"`
-		Secure        bool              `json:"secure"`
-		Limits        bulkhead.Limits   `json:"limits"`
-		Network       struct {
-			AllowPublicTraffic *bool  `json:"allowPublicTraffic"`
-			MaskRequestHost    string `json:"maskRequestHost"`
-		} `json:"network"`
-	}
-	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
-		Refuse(w, bulkhead.Errorf(bulkhead.CodeInvalid, "the body is not JSON: %v", err))
-		return
-	}
-	running := 0
-	for _, sb := range s.sandboxes {
-		if sb.End == nil {
-			running++
-		}
-	}
-	switch {
-	case !slices.Contains(s.Templates, req.TemplateID):
-		Refuse(w, bulkhead.Errorf(bulkhead.CodeNotFound, "template %q was not found", req.TemplateID))
-		return
-	case req.Timeout <= 0:
-		Refuse(w, bulkhead.Errorf(bulkhead.CodeInvalid, "Timeout must be greater than 0"))
-		return
-	case s.MaxSandboxes > 0 && running >= s.MaxSandboxes:
-		Refuse(w, bulkhead.Errorf(bulkhead.CodeQuotaExceeded, "you have reached the maximum number of concurrent sandboxes (%d)", s.MaxSandboxes))
-		return
-	}
-	s.created++
-	now := time.Now().UTC()
-	sb := &sandbox{Sandbox: bulkhead.Sandbox{
-		ID: fmt.Sprintf("i%020d", s.created), Tenant: "default", TemplateID: "t" + req.TemplateID, Template: req.TemplateID,
-		TemplateDigest: "sha256:" + strings.Repeat("0", 64), State: bulkhead.StateRunning, StartedAt: now,
-		EndAt: now.Add(time.Duration(req.Timeout) * time.Second), Limits: req.Limits.Or(bulkhead.DefaultLimits()),
-		Metadata: req.Metadata, Env: req.EnvVars, AllowInternet: req.AllowInternet, EnvdVersion: "0.6.4",
-		MaskHost: req.Network.MaskRequestHost,
-	}, ports: map[int]http.Handler{}}
-	if req.Secure {
-		sb.EnvdToken = "token-" + sb.ID
-	}
-	if public := req.Network.AllowPublicTraffic; public != nil && !*public {
-		sb.TrafficToken = "traffic-" + sb.ID
-	}
-	s.sandboxes = append(s.sandboxes, sb)
-	answer(w, http.StatusCreated, s.wire(sb, false))
-}
-
-// wire is a sandbox as E2B writes it, with Bulkhead's own fields in details.
-func (s *Server) wire(sb *sandbox, details bool) map[string]any {
-	m := map[string]any{
-		"templateID": sb.TemplateID, "sandboxID": sb.ID, "clientID": "", "envdVersion": sb.EnvdVersion,
-		"alias": sb.Template, "domain": nil, "trafficAccessToken": nil,
-	}
-	if s.Domain != "" {
-		m["domain"] = s.Domain
-	}
-	if sb.EnvdToken != "" {
-		m["envdAccessToken"] = sb.EnvdToken
-	}
-	if sb.TrafficToken != "" {
-		m["trafficAccessToken"] = sb.TrafficToken
-	}
-	if details {
-		m["state"], m["startedAt"], m["endAt"], m["metadata"] = sb.State, sb.StartedAt, sb.EndAt, sb.Metadata
-		m["cpuCount"], m["memoryMB"], m["diskSizeMB"] = int(sb.Limits.CPU+0.999), sb.Limits.MemoryMB, sb.Limits.DiskMB
-		m["limits"], m["template"], m["templateDigest"] = sb.Limits, sb.Template, sb.TemplateDigest
-		m["allowInternetAccess"] = sb.AllowInternet
-		if sb.End != nil {
-			m["end"] = sb.End
-		}
-	}
-	return m
-}
-
-func (s *Server) connect(w http.ResponseWriter, r *http.Request, sb *sandbox) {
-	var req struct {
-		Timeout int64 `json:"timeout"`
-	}
-	_ = json.NewDecoder(r.Body).Decode(&req) // the body may be absent
-	if end := time.Now().Add(time.Duration(cmp.Or(req.Timeout, 300)) * time.Second); end.After(sb.EndAt) {
-		sb.EndAt = end
-	}
-	answer(w, http.StatusOK, s.wire(sb, false))
-}
-
-func (s *Server) kill(w http.ResponseWriter, _ *http.Request, sb *sandbox) {
-	sb.State, sb.End, sb.ports = bulkhead.StateEnded, &bulkhead.End{Cause: bulkhead.CauseKilled, At: time.Now().UTC()}, nil
-	w.WriteHeader(http.StatusNoContent)
-}
-
-func (s *Server) timeout(w http.ResponseWriter, r *http.Request, sb *sandbox) {
-	var req struct {
-		Timeout int64 `json:"timeout"`
-	}
-	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
-		Refuse(w, bulkhead.Errorf(bulkhead.CodeInvalid, "the body is not JSON: %v", err))
-		return
-	}
-	sb.EndAt = time.Now().UTC().Add(time.Duration(req.Timeout) * time.Second)
-	w.WriteHeader(http.StatusNoContent)
-}
-
-func (s *Server) metrics(w http.ResponseWriter, _ *http.Request, sb *sandbox) {
-	answer(w, http.StatusOK, []bulkhead.Sample{{
-		At: sb.StartedAt, CPUPercent: 12.5, CPUCount: 2, MemUsed: 100 << 20, MemTotal: sb.Limits.MemoryMB << 20,
-		DiskUsed: 10 << 20, DiskTotal: sb.Limits.DiskMB << 20,
-	}})
-}
-
-func (s *Server) logs(w http.ResponseWriter, r *http.Request, sb *sandbox) {
-	limit, err := strconv.Atoi(cmp.Or(r.URL.Query().Get("limit"), "1000"))
-	if err != nil || limit < 1 || limit > 1000 {
-		Refuse(w, bulkhead.Errorf(bulkhead.CodeInvalid, "limit must be between 1 and 1000"))
-		return
-	}
-	cursor, err := strconv.ParseInt(cmp.Or(r.URL.Query().Get("cursor"), "0"), 10, 64)
+// serveBox is the data plane: it routes by header, and answers for sandboxes and
+// ports that are not there.
+func (s *Server) serveBox(w http.ResponseWriter, r *http.Request) {
+	id := r.Header.Get("E2b-Sandbox-Id")
+	port, err := strconv.Atoi(r.Header.Get("E2b-Sandbox-Port"))
 	if err != nil {
-		Refuse(w, bulkhead.Errorf(bulkhead.CodeInvalid, "cursor must be a number"))
+		answer(w, http.StatusBadRequest, map[string]any{"code": http.StatusBadRequest, "message": "the header E2b-Sandbox-Port is missing"})
 		return
 	}
-	lines := []bulkhead.LogLine{}
-	for _, l := range sb.logs {
-		if l.At.UnixMilli() >= cursor && len(lines) < limit {
-			lines = append(lines, l)
+	s.mu.Lock()
+	sb := s.find(id)
+	var h http.Handler
+	var token, traffic string
+	gone := sb == nil || sb.End != nil
+	if !gone {
+		token, traffic = sb.EnvdToken, sb.TrafficToken
+		if sb.ports[port] == nil && s.Box != nil {
+			sb.ports[port] = s.Box(sb.Sandbox, port)
 		}
+		h = sb.ports[port]
 	}
-	answer(w, http.StatusOK, map[string]any{"logs": lines})
-}
-
-// list answers a page, the newest first. Its token is the number of those before.
-func (s *Server) list(w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	states := strings.Split(cmp.Or(q.Get("state"), "running"), ",")
-	chosen := []map[string]any{}
-	for _, sb := range slices.Backward(s.sandboxes) {
-		if slices.Contains(states, string(sb.State)) && (q.Get("template") == "" || q.Get("template") == sb.Template) &&
-			hasMetadata(sb.Metadata, q.Get("metadata")) {
-			chosen = append(chosen, s.wire(sb, true))
-		}
+	s.mu.Unlock()
+	switch own := port == boxrpc.EnvdPort || port == boxrpc.InterpreterPort; {
+	case gone:
+		answer(w, http.StatusBadGateway, map[string]any{"sandboxId": id, "message": "The sandbox was not found", "code": http.StatusBadGateway})
+	case traffic != "" && port != boxrpc.EnvdPort && r.Header.Get("E2b-Traffic-Access-Token") != traffic:
+		answer(w, http.StatusForbidden, map[string]any{"sandboxId": id, "message": "the traffic token is missing or wrong", "code": http.StatusForbidden})
+	case own && token != "" && r.Header.Get("X-Access-Token") != token:
+		answer(w, http.StatusUnauthorized, map[string]any{"code": http.StatusUnauthorized, "message": "unauthorized access"})
+	case h == nil:
+		answer(w, http.StatusBadGateway, map[string]any{
+			"sandboxId": id, "message": "The sandbox is running but port is not open", "port": port, "code": http.StatusBadGateway,
+		})
+	default:
+		h.ServeHTTP(w, r)
 	}
-	skip, _ := strconv.Atoi(q.Get("nextToken"))
-	limit, _ := strconv.Atoi(q.Get("limit"))
-	limit = min(max(limit, 1), 100, cmp.Or(s.PageSize, 100))
-	end := min(skip+limit, len(chosen))
-	if end < len(chosen) {
-		w.Header().Set("X-Next-Token", strconv.Itoa(end))
-	}
-	answer(w, http.StatusOK, chosen[min(skip, end):end])
-}
-
-func (s *Server) createKey(w http.ResponseWriter, r *http.Request) {
-	var req struct {
-		Name   string   `json:"name"`
-		Tenant string   `json:"tenant"`
-		Scopes []string `json:"scopes"`
-	}
-	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
-		Refuse(w, bulkhead.Errorf(bulkhead.CodeInvalid, "the body is not JSON: %v", err))
-		return
-	}
-	if len(req.Scopes) == 0 {
-		req.Scopes = []string{"sandboxes"}
-	}
-	id := fmt.Sprintf("key_%016x", len(s.keys)+1)
-	key := map[string]any{
-		"id": id, "name": req.Name, "tenant": cmp.Or(req.Tenant, "default"), "prefix": "e2b_0000",
-		"scopes": req.Scopes, "createdAt": time.Now().UTC(),
-	}
-	s.keys = append(s.keys, key)
-	shown := map[string]any{"key": "e2b_" + strings.Repeat("0", 40)}
-	for k, v := range key {
-		shown[k] = v
-	}
-	answer(w, http.StatusCreated, shown)
-}
-
-func (s *Server) revokeKey(w http.ResponseWriter, r *http.Request) {
-	for _, k := range s.keys {
-		if k["id"] == r.PathValue("id") {
-			k["revokedAt"] = time.Now().UTC()
-			w.WriteHeader(http.StatusNoContent)
-			return
-		}
-	}
-	Refuse(w, bulkhead.Errorf(bulkhead.CodeNotFound, "key %s was not found", r.PathValue("id")))
 }
