@@ -1,0 +1,223 @@
+package netslot
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// TestReach is the table of who reaches whom.
+func TestReach(t *testing.T) {
+	l := newLab(t)
+	a := l.allocator(t, l.config(t))
+	closed, dns, internet, lists := acquire(t, a), acquire(t, a), acquire(t, a), acquire(t, a)
+	must(t, dns.SetEgress(Egress{DNS: true}))
+	must(t, internet.SetEgress(Egress{Internet: true}))
+	must(t, lists.SetEgress(Egress{
+		Internet: true,
+		Allow:    []netip.Prefix{netip.MustParsePrefix(worldOther + "/32"), netip.MustParsePrefix("10.0.0.0/8")},
+		Deny:     []netip.Prefix{netip.MustParsePrefix("12.0.0.0/8"), netip.MustParsePrefix("11.1.1.0/24")},
+	}))
+	for _, ip := range []string{worldPublic, worldOther, worldPrivate, worldMetadata, worldLAN} {
+		echo(t, l.world, ip+":80")
+		echo(t, l.world, ip+":53")
+	}
+	echo(t, l.host, "0.0.0.0:80")
+	echo(t, l.host, hostLAN+":53")
+	for _, s := range []*Slot{closed, internet} {
+		echo(t, s.Path(), "0.0.0.0:8080")
+	}
+
+	for _, tt := range []struct {
+		name, from, to string
+		want           string // the peer that the far end sees; "" for a refusal
+	}{
+		{"box with nothing to public", closed.Path(), worldPublic + ":80", ""},
+		{"box with nothing to resolver", closed.Path(), worldPrivate + ":53", ""},
+		{"box to its gateway", internet.Path(), internet.Gateway().String() + ":80", ""},
+		{"box to host", internet.Path(), hostLAN + ":80", ""},
+		{"box to another's gateway", internet.Path(), closed.Gateway().String() + ":80", ""},
+		{"box to box", internet.Path(), closed.Addr().String() + ":8080", ""},
+		{"box to itself", internet.Path(), internet.Addr().String() + ":8080", internet.Addr().String()},
+		{"box to metadata", internet.Path(), worldMetadata + ":80", ""},
+		{"box to private", internet.Path(), worldPrivate + ":80", ""},
+		{"box to LAN", internet.Path(), worldLAN + ":80", ""},
+		{"box without DNS to resolver", internet.Path(), worldPrivate + ":53", ""},
+		{"box to public", internet.Path(), worldPublic + ":80", hostLAN},
+		{"DNS to resolver", dns.Path(), worldPrivate + ":53", hostLAN},
+		{"DNS to resolver on the host", dns.Path(), hostLAN + ":53", dns.Addr().String()},
+		{"DNS to other port of resolver", dns.Path(), worldPrivate + ":80", ""},
+		{"DNS to other address, same port", dns.Path(), worldPublic + ":53", ""},
+		{"allow wins over deny", lists.Path(), worldOther + ":80", hostLAN},
+		{"deny wins over internet", lists.Path(), worldPublic + ":80", ""},
+		{"allow does not open private", lists.Path(), worldPrivate + ":80", ""},
+		{"host to box", l.host, closed.Addr().String() + ":8080", closed.Gateway().String()},
+		{"host to public", l.host, worldPublic + ":80", hostLAN},
+	} {
+		for _, network := range []string{"tcp4", "udp4"} {
+			t.Run(tt.name+"/"+network, func(t *testing.T) {
+				got, err := ask(tt.from, network, tt.to)
+				got = strings.TrimSpace(got)
+				if tt.want == "" && !refused(err) {
+					t.Errorf("%s: got %q, %v; want a refusal", tt.to, got, err)
+				}
+				if tt.want != "" && (err != nil || got != tt.want) {
+					t.Errorf("%s: got %q, %v; want %q", tt.to, got, err, tt.want)
+				}
+			})
+		}
+	}
+}
+
+// TestWorldReachesNoBox has a neighbour of the host route to a box.
+func TestWorldReachesNoBox(t *testing.T) {
+	l := newLab(t)
+	a := l.allocator(t, l.config(t))
+	s := acquire(t, a)
+	must(t, s.SetEgress(Egress{Internet: true}))
+	echo(t, s.Path(), "0.0.0.0:8080")
+	must(t, within(l.world, func() error {
+		return netlink.RouteAdd(&netlink.Route{Dst: ipNet(a.cfg.Prefix.Addr(), 16), Gw: net.ParseIP(hostLAN)})
+	}))
+	if got, err := ask(l.world, "tcp4", s.Addr().String()+":8080"); err == nil {
+		t.Errorf("a neighbour reached a box: %q", got)
+	}
+}
+
+// TestEgressIsLive opens and closes the internet under an open connection.
+func TestEgressIsLive(t *testing.T) {
+	l := newLab(t)
+	a := l.allocator(t, l.config(t))
+	s := acquire(t, a)
+	echo(t, l.world, worldPublic+":80")
+	var c net.Conn
+	must(t, within(s.Path(), func() (err error) {
+		c, err = net.Dial("udp4", worldPublic+":80")
+		return err
+	}))
+	defer c.Close()
+	must(t, c.SetDeadline(time.Now().Add(5*time.Second)))
+	buf := make([]byte, 64)
+	for i, open := range []bool{true, false, true, false} {
+		must(t, s.SetEgress(Egress{Internet: open}))
+		_, werr := c.Write([]byte("?"))
+		_, rerr := c.Read(buf)
+		if err := errors.Join(werr, rerr); (err == nil) != open || (!open && !refused(err)) {
+			t.Errorf("step %d: open %v, got %v", i, open, err)
+		}
+	}
+}
+
+// TestSpoofedSource sends from a foreign address; only the own one may leave.
+func TestSpoofedSource(t *testing.T) {
+	l := newLab(t)
+	a := l.allocator(t, l.config(t))
+	s, other := acquire(t, a), acquire(t, a)
+	must(t, s.SetEgress(Egress{Internet: true}))
+	must(t, other.SetEgress(Egress{Internet: true}))
+	var pc net.PacketConn
+	must(t, within(l.world, func() (err error) {
+		pc, err = net.ListenPacket("udp4", worldPublic+":99")
+		return err
+	}))
+	defer pc.Close()
+	must(t, pc.SetDeadline(time.Now().Add(5*time.Second)))
+	for _, src := range []netip.Addr{other.Addr(), netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr(hostLAN), s.Gateway(), s.Addr()} {
+		must(t, sendFrom(s.Path(), src, worldPublic, 99, src.String()))
+	}
+	// The one honest packet was sent last, so that it must also arrive first.
+	buf := make([]byte, 64)
+	n, _, err := pc.ReadFrom(buf)
+	must(t, err)
+	if got := string(buf[:n]); got != s.Addr().String() {
+		t.Errorf("first packet to arrive claims %s; want only %s", got, s.Addr())
+	}
+}
+
+// sendFrom sends one UDP packet with a source address of the sender's choice.
+func sendFrom(ns string, src netip.Addr, dst string, port uint16, payload string) error {
+	return within(ns, func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		udp := make([]byte, 8, 8+len(payload))
+		udp[0], udp[1], udp[2], udp[3] = 0x12, 0x34, byte(port>>8), byte(port)
+		udp[5] = byte(8 + len(payload))
+		udp = append(udp, payload...)
+		ip := make([]byte, 20, 20+len(udp))
+		ip[0], ip[8], ip[9] = 0x45, 64, unix.IPPROTO_UDP
+		d := netip.MustParseAddr(dst).As4()
+		copy(ip[12:], src.AsSlice())
+		copy(ip[16:], d[:])
+		return unix.Sendto(fd, append(ip, udp...), 0, &unix.SockaddrInet4{Addr: d})
+	})
+}
+
+// TestNoIPv6 looks for any trace of IPv6 on a slot.
+func TestNoIPv6(t *testing.T) {
+	l := newLab(t)
+	a := l.allocator(t, l.config(t))
+	s := acquire(t, a)
+	must(t, s.SetBandwidth(1000))
+	for _, ns := range []string{s.Path(), l.host} {
+		must(t, within(ns, func() error {
+			b, err := os.ReadFile("/proc/thread-self/net/if_inet6")
+			if len(b) > 0 {
+				t.Errorf("IPv6 addresses in %s:\n%s", ns, b)
+			}
+			return err
+		}))
+	}
+}
+
+// TestConnectionLimit opens more connections than a box may have.
+func TestConnectionLimit(t *testing.T) {
+	l := newLab(t)
+	cfg := l.config(t)
+	cfg.MaxConns = 5
+	a := l.allocator(t, cfg)
+	s, other := acquire(t, a), acquire(t, a)
+	must(t, s.SetEgress(Egress{Internet: true}))
+	must(t, other.SetEgress(Egress{Internet: true}))
+	var ln net.Listener
+	must(t, within(l.world, func() (err error) {
+		ln, err = net.Listen("tcp4", worldPublic+":80")
+		return err
+	}))
+	defer ln.Close()
+	open := 0
+	var last error
+	for range 10 {
+		last = within(s.Path(), func() error {
+			c, err := net.Dial("tcp4", worldPublic+":80")
+			if err == nil {
+				t.Cleanup(func() { c.Close() })
+			}
+			return err
+		})
+		if last == nil {
+			open++
+		}
+	}
+	if open != 5 || !refused(last) {
+		t.Errorf("%d connections were possible, then %v; want 5, then a refusal", open, last)
+	}
+	if err := within(other.Path(), func() error {
+		c, err := net.Dial("tcp4", worldPublic+":80")
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}); err != nil {
+		t.Errorf("another box is hit by the limit: %v", err)
+	}
+}

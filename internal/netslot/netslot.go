@@ -1,0 +1,503 @@
+// Package netslot gives each box a network of its own: a slot is a network
+// namespace, a veth pair into it, addresses, a default route, packet rules and
+// traffic shaping. Slots are made ahead, handed out and used again.
+//
+// # What a box can reach
+//
+// One nftables table, "inet bulkhead", holds the rules for all slots; a slot is
+// an element of its sets, so that a change of policy is one small transaction.
+// From a box: nothing on the host itself but answers to connections that the
+// host opened; no other box; no private or special address; the public internet
+// only where [Egress] says so, then behind the host's address. Each box may only
+// send from its own address, IPv4 only. To a box: whatever the host sends, and
+// answers to what the box asked. A refusal is an ICMP answer, so that a program
+// fails at once instead of hanging; a forged source address is dropped silently.
+//
+// A drop in nftables is final, an accept is not: it ends the judgement of our
+// own chain only. So no other firewall on the host can open what is closed
+// here, but a foreign forward chain that drops by policy also stops boxes.
+// Docker's iptables chain (nftables flavour) is therefore given two accepting
+// rules of ours, see [Allocator.Run]. Chains that belong to someone else, such
+// as firewalld's, are left alone and logged: there the operator lets the
+// allocator's prefix pass (firewall-cmd --zone=trusted --add-source=10.213.0.0/16).
+//
+// # What is changed on the host
+//
+// net.ipv4.ip_forward is switched on when it is off, which is logged, and is not
+// switched off again, since others may have come to rely on it. Reverse path
+// filtering needs no change: the table's own first chain is stricter.
+//
+// # Threads
+//
+// Work inside a namespace happens on a locked OS thread, which goes back to the
+// scheduler only when it is back in its own namespace, and dies otherwise.
+//
+// All methods may be called concurrently. Nothing here spawns a program.
+package netslot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/bulkheadhq/bulkhead"
+)
+
+// Config configures an [Allocator]. The zero value is usable.
+type Config struct {
+	// Dir holds one file per slot, a bound network namespace. Default
+	// /run/bulkhead/netns. Made when missing.
+	Dir string
+	// Name begins the name of every link, namespace file and table. Default
+	// "bulkhead"; at most 9 of [a-z0-9], a letter at both ends. Two servers on
+	// one host need names of which neither begins with the other.
+	Name string
+	// Prefix is what addresses are taken from, four to a slot: a private IPv4
+	// prefix of 10 to 28 bits. Default 10.213.0.0/16, which is 16,384 slots.
+	Prefix netip.Prefix
+	// Ready is how many slots [Allocator.Run] keeps made ahead, 0 to 1024.
+	Ready int
+	// MTU of the boxes' links. 0 means that of the host's default route, else
+	// 1500. At least 1280.
+	MTU int
+	// Resolvers are what a box with [Egress.DNS] may reach over UDP and TCP even
+	// though it is private or on the host itself; their port is usually 53.
+	Resolvers []netip.AddrPort
+	// Deny are further prefixes that no box may reach, such as public addresses
+	// that the operator's own network uses.
+	Deny []netip.Prefix
+	// MaxConns bounds the connections that one box may have open to the
+	// internet, so that it cannot fill the host's connection table. Default 4096.
+	MaxConns int
+	// HostNS is the network namespace that plays the host, as a file. Empty
+	// means the one this process runs in.
+	HostNS string
+	// Log receives what is decided or repaired in the background. Default: none.
+	Log *slog.Logger
+}
+
+// Defaults of [Config].
+const (
+	DefaultDir      = "/run/bulkhead/netns"
+	DefaultName     = "bulkhead"
+	defaultMaxConns = 4096
+	maxReady        = 1024
+)
+
+var validName = regexp.MustCompile(`^[a-z]([a-z0-9]{0,7}[a-z])?$`)
+
+// withDefaults fills the zero fields in and checks all of them.
+func (c Config) withDefaults() (Config, error) {
+	if c.Dir == "" {
+		c.Dir = DefaultDir
+	}
+	if c.Name == "" {
+		c.Name = DefaultName
+	}
+	if !c.Prefix.IsValid() {
+		c.Prefix = netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 213, 0, 0}), 16)
+	}
+	if c.MaxConns == 0 {
+		c.MaxConns = defaultMaxConns
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case !filepath.IsAbs(c.Dir):
+		return c, fmt.Errorf("netslot: Dir is %q; it must be an absolute path", c.Dir)
+	case !validName.MatchString(c.Name):
+		return c, fmt.Errorf("netslot: Name is %q; it must be 1 to 9 of [a-z0-9] with a letter at both ends", c.Name)
+	case !c.Prefix.Addr().Is4() || !c.Prefix.Addr().IsPrivate() || c.Prefix.Masked() != c.Prefix:
+		return c, fmt.Errorf("netslot: Prefix is %v; it must be a private IPv4 network", c.Prefix)
+	case c.Prefix.Bits() < 10 || c.Prefix.Bits() > 28:
+		return c, fmt.Errorf("netslot: Prefix is %v; it must have 10 to 28 bits", c.Prefix)
+	case c.Ready < 0 || c.Ready > maxReady:
+		return c, fmt.Errorf("netslot: Ready is %d; it must be between 0 and %d", c.Ready, maxReady)
+	case c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535):
+		return c, fmt.Errorf("netslot: MTU is %d; it must be between 1280 and 65535", c.MTU)
+	case c.MaxConns < 1 || c.MaxConns > 1<<20:
+		return c, fmt.Errorf("netslot: MaxConns is %d; it must be between 1 and %d", c.MaxConns, 1<<20)
+	}
+	for _, r := range c.Resolvers {
+		if !r.IsValid() || !r.Addr().Is4() || r.Port() == 0 || r.Addr().IsLoopback() {
+			return c, fmt.Errorf("netslot: Resolvers has %v; it must be an IPv4 address and port that a box can reach", r)
+		}
+	}
+	for _, p := range c.Deny {
+		if !p.IsValid() || !p.Addr().Is4() {
+			return c, fmt.Errorf("netslot: Deny has %v; it must be an IPv4 prefix", p)
+		}
+	}
+	return c, nil
+}
+
+// ErrExhausted is wrapped by the error of [Allocator.Acquire] when every
+// address of the prefix is in use.
+var ErrExhausted = errors.New("no network slot is free")
+
+// Allocator makes, hands out and takes back slots. See [New].
+type Allocator struct {
+	cfg   Config
+	plan  plan
+	host  hostNS
+	nl    *netlink.Handle
+	rules *ruleset
+	lock  *os.File
+	wake  chan struct{} // a nudge for Run, capacity 1
+
+	mu     sync.Mutex
+	closed bool
+	taken  map[int]bool // made, being made or leased
+	ready  []int        // oldest first
+	next   int          // where the search for a free index goes on
+}
+
+// New checks cfg, takes the exclusive lock of its directory, switches IPv4
+// forwarding on and puts a fresh rule table in place of any older one, in one
+// transaction. Slots of an earlier server stay as they are and are cut off from
+// the network until [Allocator.Adopt] or [Allocator.Reap]. It needs root.
+func New(cfg Config) (*Allocator, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o755); err != nil { //nolint:gosec // names of namespaces are no secret
+		return nil, fmt.Errorf("make %s: %w", cfg.Dir, err)
+	}
+	lock, err := lockDir(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	host, err := openHostNS(cfg.HostNS)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	a := &Allocator{
+		cfg: cfg, plan: plan{name: cfg.Name, prefix: cfg.Prefix}, host: host, lock: lock,
+		wake: make(chan struct{}, 1), taken: map[int]bool{},
+	}
+	if err := a.setUp(); err != nil {
+		return nil, errors.Join(err, a.shut())
+	}
+	return a, nil
+}
+
+// setUp prepares the host side: handle, forwarding, rules.
+func (a *Allocator) setUp() error {
+	err := a.host.do(func() (err error) {
+		a.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER)
+		if err != nil {
+			return fmt.Errorf("open netlink: %w", err)
+		}
+		changed, err := enableForwarding()
+		if changed {
+			a.cfg.Log.Info("switched IPv4 forwarding on", "sysctl", forwardFile)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := a.checkPrefix(); err != nil {
+		return err
+	}
+	if a.cfg.MTU == 0 {
+		a.cfg.MTU = a.uplinkMTU()
+	}
+	a.rules = newRuleset(a.host, a.plan, a.cfg)
+	if err := a.rules.install(); err != nil {
+		return fmt.Errorf("install packet rules: %w", err)
+	}
+	return a.passForeign()
+}
+
+// Run keeps [Config.Ready] slots made ahead and looks every two seconds whether
+// the rule table is still there and Docker's forward chain lets boxes through; it
+// restores both with all that the slots were allowed, as others' firewalls flush
+// what is not theirs. It returns nil when ctx ends.
+func (a *Allocator) Run(ctx context.Context) error {
+	look := time.NewTicker(2 * time.Second)
+	defer look.Stop()
+	for {
+		for a.short() && ctx.Err() == nil {
+			if err := a.stock(); err != nil {
+				a.cfg.Log.Warn("make a network slot ahead", "error", err)
+				break
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.wake:
+		case <-look.C:
+			if err := a.restore(); err != nil {
+				a.cfg.Log.Warn("look after packet rules", "error", err)
+			}
+		}
+	}
+}
+
+// restore puts back what others have removed of the packet rules.
+func (a *Allocator) restore() error {
+	ok, err := a.rules.intact()
+	if err != nil {
+		return err
+	}
+	if !ok {
+		a.cfg.Log.Error("the packet rules were gone and are put back: boxes were not isolated meanwhile", "table", a.rules.table.Name)
+		if err := a.rules.install(); err != nil {
+			return fmt.Errorf("put packet rules back: %w", err)
+		}
+	}
+	return a.passForeign()
+}
+
+// short reports whether fewer slots are ready than Run shall keep.
+func (a *Allocator) short() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.closed && len(a.ready) < a.cfg.Ready
+}
+
+// stock makes one slot and puts it among the ready ones.
+func (a *Allocator) stock() error {
+	n, err := a.build()
+	if err != nil {
+		return err
+	}
+	return a.shelve(n)
+}
+
+// shelve puts a clean slot among the ready ones, or destroys it after the end.
+func (a *Allocator) shelve(n int) error {
+	a.mu.Lock()
+	closed := a.closed
+	if !closed {
+		a.ready = append(a.ready, n)
+	}
+	a.mu.Unlock()
+	if closed {
+		return a.destroy(n)
+	}
+	return nil
+}
+
+// nudge wakes Run.
+func (a *Allocator) nudge() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Acquire returns a slot with address and route, no egress and no bandwidth
+// limit: one made ahead, which takes microseconds, else a new one, which takes
+// milliseconds. The error has [bulkhead.CodeUnavailable] and wraps
+// [ErrExhausted] when the prefix is used up.
+func (a *Allocator) Acquire(ctx context.Context) (*Slot, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	defer a.nudge()
+	a.mu.Lock()
+	if len(a.ready) > 0 {
+		n := a.ready[0]
+		a.ready = slices.Delete(a.ready, 0, 1)
+		a.mu.Unlock()
+		return a.slot(n), nil
+	}
+	a.mu.Unlock()
+	n, err := a.build()
+	if err != nil {
+		return nil, err
+	}
+	return a.slot(n), nil
+}
+
+// reserve books a free index.
+func (a *Allocator) reserve() (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return 0, bulkhead.Errorf(bulkhead.CodeUnavailable, "the network allocator is closed")
+	}
+	size := a.plan.size()
+	for range size {
+		n := a.next
+		a.next = (a.next + 1) % size
+		if !a.taken[n] {
+			a.taken[n] = true
+			return n, nil
+		}
+	}
+	return 0, &bulkhead.Error{
+		Code: bulkhead.CodeUnavailable, Op: "acquire network slot",
+		Msg: fmt.Sprintf("all %d network slots of this host are in use", size), Err: ErrExhausted,
+	}
+}
+
+// free gives an index back.
+func (a *Allocator) free(n int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.taken, n)
+}
+
+// Adopt takes over slot n of an earlier server for the box that still uses it.
+// Its egress is closed until [Slot.SetEgress]; its bandwidth limit stays. The
+// error wraps [os.ErrNotExist] when the slot is gone and is an
+// [bulkhead.CodeConflict] when it is already owned.
+func (a *Allocator) Adopt(n int) (*Slot, error) {
+	if n < 0 || n >= a.plan.size() {
+		return nil, bulkhead.Errorf(bulkhead.CodeInvalid, "network slot %d; it must be between 0 and %d", n, a.plan.size()-1)
+	}
+	a.mu.Lock()
+	owned := a.taken[n] || a.closed
+	if !owned {
+		a.taken[n] = true
+	}
+	a.mu.Unlock()
+	if owned {
+		return nil, bulkhead.Errorf(bulkhead.CodeConflict, "network slot %d is already owned", n)
+	}
+	err := a.inspect(n)
+	if err == nil {
+		err = a.rules.add(n)
+	}
+	if err != nil {
+		a.free(n)
+		return nil, fmt.Errorf("adopt network slot %d: %w", n, err)
+	}
+	return a.slot(n), nil
+}
+
+// Reap removes every slot under this allocator's name that it does not own and
+// that inUse (which may be nil) does not claim: namespace, links, rules. It
+// returns the indexes removed, also next to an error.
+func (a *Allocator) Reap(ctx context.Context, inUse func(n int) bool) ([]int, error) {
+	found, err := a.present()
+	if err != nil {
+		return nil, fmt.Errorf("list network slots: %w", err)
+	}
+	var removed []int
+	var errs []error
+	for _, n := range found {
+		if ctx.Err() != nil {
+			return removed, errors.Join(append(errs, ctx.Err())...)
+		}
+		a.mu.Lock()
+		skip := a.taken[n] || (inUse != nil && inUse(n))
+		if !skip {
+			a.taken[n] = true
+		}
+		a.mu.Unlock()
+		if skip {
+			continue
+		}
+		if err := a.destroy(n); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		removed = append(removed, n)
+	}
+	return removed, errors.Join(errs...)
+}
+
+// Stats counts an allocator's slots.
+type Stats struct {
+	// Ready are made and wait; Leased are in use, or being made.
+	Ready, Leased int
+	// Size is how many there can be.
+	Size int
+}
+
+// Stats returns the counts of this moment.
+func (a *Allocator) Stats() Stats {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return Stats{Ready: len(a.ready), Leased: len(a.taken) - len(a.ready), Size: a.plan.size()}
+}
+
+// Close removes every slot, leased ones too, the rule table and all else this
+// package put on the host except IPv4 forwarding. It may be called twice.
+func (a *Allocator) Close() error {
+	owned := a.stop()
+	if owned == nil {
+		return nil
+	}
+	var errs []error
+	for n := range owned {
+		errs = append(errs, a.destroy(n))
+	}
+	errs = append(errs, a.unpassForeign(), a.rules.remove())
+	return errors.Join(append(errs, a.shut())...)
+}
+
+// Detach lets go of everything and leaves leased slots and rules in place, for
+// the boxes that outlive this server and the server that will [Allocator.Adopt]
+// them. Slots that wait are removed. It may be called twice.
+func (a *Allocator) Detach() error {
+	a.mu.Lock()
+	ready := a.ready
+	a.ready = nil
+	a.mu.Unlock()
+	if a.stop() == nil {
+		return nil
+	}
+	var errs []error
+	for _, n := range ready {
+		errs = append(errs, a.destroy(n))
+	}
+	return errors.Join(append(errs, a.shut())...)
+}
+
+// stop refuses new work and returns what is owned; nil when already stopped.
+func (a *Allocator) stop() map[int]bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return nil
+	}
+	a.closed = true
+	a.ready = nil
+	return maps.Clone(a.taken)
+}
+
+// shut closes the files and sockets.
+func (a *Allocator) shut() error {
+	if a.nl != nil {
+		a.nl.Close()
+	}
+	var errs []error
+	if a.host.ns != netns.None() {
+		errs = append(errs, a.host.ns.Close())
+	}
+	return errors.Join(append(errs, a.lock.Close())...)
+}
+
+// lockDir takes the lock that keeps two allocators out of one directory.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil { //nolint:gosec // a file descriptor fits an int
+		_ = f.Close()
+		return nil, fmt.Errorf("lock %s: another server uses it: %w", dir, err)
+	}
+	return f, nil
+}

@@ -1,0 +1,399 @@
+package netslot
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Egress says what a box may reach. The zero value is nothing at all.
+type Egress struct {
+	// Internet opens every public address.
+	Internet bool
+	// DNS opens the allocator's [Config.Resolvers].
+	DNS bool
+	// Allow opens these prefixes, Deny closes them; where both hold, Allow wins.
+	// Neither opens anything private or special. IPv4, at most 64 of each.
+	Allow, Deny []netip.Prefix
+}
+
+// maxPrefixes bounds each list of an Egress.
+const maxPrefixes = 64
+
+// check validates e and brings its lists into the form that the sets take:
+// masked, sorted, none inside another.
+func (e Egress) check() (Egress, error) {
+	for _, list := range []struct {
+		name string
+		p    *[]netip.Prefix
+	}{{"allow", &e.Allow}, {"deny", &e.Deny}} {
+		if len(*list.p) > maxPrefixes {
+			return e, fmt.Errorf("egress %s has %d prefixes; at most %d are possible", list.name, len(*list.p), maxPrefixes)
+		}
+		for _, p := range *list.p {
+			if !p.IsValid() || !p.Addr().Is4() {
+				return e, fmt.Errorf("egress %s has %v; it must be an IPv4 prefix", list.name, p)
+			}
+		}
+		*list.p = distinct(*list.p)
+	}
+	return e, nil
+}
+
+// distinct returns the prefixes masked and sorted, without those that another
+// one contains. Prefixes nest or are disjoint, so that one pass suffices.
+func distinct(in []netip.Prefix) []netip.Prefix {
+	out := make([]netip.Prefix, 0, len(in))
+	for _, p := range in {
+		out = append(out, p.Masked())
+	}
+	slices.SortFunc(out, func(a, b netip.Prefix) int {
+		return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+	})
+	return slices.CompactFunc(out, func(a, b netip.Prefix) bool { return a.Overlaps(b) })
+}
+
+// special are the IPv4 ranges that are not public, after IANA's registry of
+// special-purpose addresses, with multicast and the reserved last /4.
+var special = []string{
+	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
+	"192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16",
+	"192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
+}
+
+// closed returns the ranges that no box reaches: the special ones and the
+// operator's.
+func closed(deny []netip.Prefix) []netip.Prefix {
+	all := slices.Clone(deny)
+	for _, s := range special {
+		all = append(all, netip.MustParsePrefix(s))
+	}
+	return distinct(all)
+}
+
+// ruleset is the rule table and what its sets hold. The kernel's copy is only
+// written, from this one, so that it can be made anew when someone flushes it.
+type ruleset struct {
+	host  hostNS
+	plan  plan
+	cfg   Config
+	table *nftables.Table
+	sets  sets
+
+	mu    sync.Mutex
+	slots map[int]Egress // registered slots and what is open for them
+}
+
+// sets are the table's sets.
+type sets struct {
+	slots     *nftables.Set // link and source address that belong together
+	closed    *nftables.Set // destinations that are never open
+	resolvers *nftables.Set // destination, protocol and port of Config.Resolvers
+	dns       *nftables.Set // sources that may use them
+	internet  *nftables.Set // sources that may reach public addresses
+	allow     *nftables.Set // source and destination range, open
+	deny      *nftables.Set // source and destination range, closed
+	conns     *nftables.Set // connections counted by source, filled by the kernel
+}
+
+func (s sets) all() []*nftables.Set {
+	return []*nftables.Set{s.slots, s.closed, s.resolvers, s.dns, s.internet, s.allow, s.deny, s.conns}
+}
+
+// concat is the type of a key of several parts. The parts are constants of this
+// package and never too many.
+func concat(types ...nftables.SetDatatype) nftables.SetDatatype {
+	t, err := nftables.ConcatSetType(types...)
+	if err != nil {
+		panic(err)
+	}
+	return t
+}
+
+func newRuleset(host hostNS, p plan, cfg Config) *ruleset {
+	t := &nftables.Table{Name: p.name, Family: nftables.TableFamilyINet}
+	pair := concat(nftables.TypeIPAddr, nftables.TypeIPAddr)
+	set := func(name string, key nftables.SetDatatype) *nftables.Set {
+		return &nftables.Set{Table: t, Name: name, KeyType: key, KeyByteOrder: binaryutil.BigEndian}
+	}
+	r := &ruleset{host: host, plan: p, cfg: cfg, table: t, slots: map[int]Egress{}}
+	r.sets = sets{
+		slots:     set("slots", concat(nftables.TypeIFName, nftables.TypeIPAddr)),
+		closed:    set("closed", nftables.TypeIPAddr),
+		resolvers: set("resolvers", concat(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)),
+		dns:       set("dns", nftables.TypeIPAddr),
+		internet:  set("internet", nftables.TypeIPAddr),
+		allow:     set("allow", pair),
+		deny:      set("deny", pair),
+		conns:     set("conns", nftables.TypeIPAddr),
+	}
+	r.sets.slots.Concatenation, r.sets.resolvers.Concatenation = true, true
+	r.sets.closed.Interval = true
+	for _, s := range []*nftables.Set{r.sets.allow, r.sets.deny} {
+		s.Concatenation, s.Interval = true, true
+	}
+	r.sets.conns.Dynamic = true
+	r.sets.conns.Size = uint32(p.size()) //nolint:gosec // at most 2^20
+	for i, s := range r.sets.all() {
+		s.ID = uint32(i + 1) //nolint:gosec // eight
+	}
+	return r
+}
+
+// transact runs fn on a fresh connection and sends what it collected as one
+// transaction: all of it takes effect at once, or nothing.
+func (h hostNS) transact(fn func(c *nftables.Conn) error) error {
+	return h.do(func() error {
+		c, err := nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error {
+			return c.SetWriteBuffer(4 << 20)
+		}))
+		if err != nil {
+			return fmt.Errorf("open nftables: %w", err)
+		}
+		if err := fn(c); err != nil {
+			return err
+		}
+		return c.Flush()
+	})
+}
+
+// install puts a fresh table with all registered slots in place of any other of
+// its name.
+func (r *ruleset) install() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.host.transact(func(c *nftables.Conn) error {
+		c.AddTable(r.table)
+		c.DelTable(r.table)
+		c.AddTable(r.table)
+		for _, s := range r.sets.all() {
+			if err := c.AddSet(s, nil); err != nil {
+				return fmt.Errorf("set %s: %w", s.Name, err)
+			}
+		}
+		r.chains(c)
+		if err := add(c, r.sets.closed, intervals(closed(r.cfg.Deny))); err != nil {
+			return err
+		}
+		if err := add(c, r.sets.resolvers, services(r.cfg.Resolvers)); err != nil {
+			return err
+		}
+		var d delta
+		for n, e := range r.slots {
+			d.slot(r, n)
+			d.egress(r, n, e)
+		}
+		return d.send(c, (*nftables.Conn).SetAddElements)
+	})
+}
+
+// intact reports whether the table is there.
+func (r *ruleset) intact() (bool, error) {
+	err := r.host.do(func() error {
+		_, err := (&nftables.Conn{}).ListTableOfFamily(r.table.Name, r.table.Family)
+		return err
+	})
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for table %s: %w", r.table.Name, err)
+	}
+	return true, nil
+}
+
+// remove deletes the table.
+func (r *ruleset) remove() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	clear(r.slots)
+	err := r.host.transact(func(c *nftables.Conn) error {
+		c.AddTable(r.table) // so that there is one to delete
+		c.DelTable(r.table)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("remove packet rules: %w", err)
+	}
+	return nil
+}
+
+// add registers slot n with nothing open.
+func (r *ruleset) add(n int) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, ok := r.slots[n]; ok {
+		return fmt.Errorf("slot %d is already registered", n)
+	}
+	var d delta
+	d.slot(r, n)
+	if err := r.commit(delta{}, d); err != nil {
+		return err
+	}
+	r.slots[n] = Egress{}
+	return nil
+}
+
+// drop takes slot n out. A slot that is not registered is fine.
+func (r *ruleset) drop(n int) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, ok := r.slots[n]
+	if !ok {
+		return nil
+	}
+	var d delta
+	d.slot(r, n)
+	d.egress(r, n, e)
+	if err := r.commit(d, delta{}); err != nil {
+		return err
+	}
+	delete(r.slots, n)
+	return nil
+}
+
+// set changes what is open for slot n, to a checked Egress.
+func (r *ruleset) set(n int, e Egress) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old, ok := r.slots[n]
+	if !ok {
+		return fmt.Errorf("slot %d is not registered", n)
+	}
+	var del, add delta
+	del.egress(r, n, old)
+	add.egress(r, n, e)
+	if err := r.commit(del, add); err != nil {
+		return err
+	}
+	r.slots[n] = e
+	return nil
+}
+
+// commit removes and adds elements in one transaction.
+func (r *ruleset) commit(del, add delta) error {
+	if len(del) == 0 && len(add) == 0 {
+		return nil
+	}
+	return r.host.transact(func(c *nftables.Conn) error {
+		if err := del.send(c, (*nftables.Conn).SetDeleteElements); err != nil {
+			return err
+		}
+		return add.send(c, (*nftables.Conn).SetAddElements)
+	})
+}
+
+// delta collects elements by set.
+type delta map[*nftables.Set][]nftables.SetElement
+
+func (d *delta) put(s *nftables.Set, e nftables.SetElement) {
+	if *d == nil {
+		*d = delta{}
+	}
+	(*d)[s] = append((*d)[s], e)
+}
+
+// slot collects what registers slot n.
+func (d *delta) slot(r *ruleset, n int) {
+	key := append(ifname(r.plan.hostLink(n)), r.plan.box(n).AsSlice()...)
+	d.put(r.sets.slots, nftables.SetElement{Key: key})
+}
+
+// egress collects what e opens for slot n.
+func (d *delta) egress(r *ruleset, n int, e Egress) {
+	src := r.plan.box(n).AsSlice()
+	if e.Internet {
+		d.put(r.sets.internet, nftables.SetElement{Key: src})
+	}
+	if e.DNS {
+		d.put(r.sets.dns, nftables.SetElement{Key: src})
+	}
+	for _, p := range e.Allow {
+		d.put(r.sets.allow, pairRange(src, p))
+	}
+	for _, p := range e.Deny {
+		d.put(r.sets.deny, pairRange(src, p))
+	}
+}
+
+// send hands the elements to op, in messages that fit netlink's 64 KiB.
+func (d delta) send(c *nftables.Conn, op func(*nftables.Conn, *nftables.Set, []nftables.SetElement) error) error {
+	for s, all := range d {
+		for part := range slices.Chunk(all, 400) {
+			if err := op(c, s, part); err != nil {
+				return fmt.Errorf("set %s: %w", s.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// add fills a set that has elements from the start.
+func add(c *nftables.Conn, s *nftables.Set, elems []nftables.SetElement) error {
+	return delta{s: elems}.send(c, (*nftables.Conn).SetAddElements)
+}
+
+// ifname is a link's name as the kernel compares it.
+func ifname(name string) []byte {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, name)
+	return b
+}
+
+// pairRange is the element that joins one source with a range of destinations.
+func pairRange(src []byte, p netip.Prefix) nftables.SetElement {
+	return nftables.SetElement{
+		Key:    slices.Concat(src, p.Addr().AsSlice()),
+		KeyEnd: slices.Concat(src, last(p).AsSlice()),
+	}
+}
+
+// last returns the highest address of p.
+func last(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().As4()
+	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(b[:])|uint32(1<<(32-p.Bits())-1))
+	return netip.AddrFrom4(b)
+}
+
+// intervals gives sorted, disjoint prefixes as half-open intervals, touching
+// ones as one; the last one may have no end.
+func intervals(ps []netip.Prefix) []nftables.SetElement {
+	var out []nftables.SetElement
+	var end netip.Addr
+	for _, p := range ps {
+		if p.Addr() != end {
+			if end.IsValid() {
+				out = append(out, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
+			}
+			out = append(out, nftables.SetElement{Key: p.Addr().AsSlice()})
+		}
+		end = last(p).Next()
+	}
+	if end.IsValid() {
+		out = append(out, nftables.SetElement{Key: end.AsSlice(), IntervalEnd: true})
+	}
+	return out
+}
+
+// services gives each resolver over UDP and TCP. Every part of the key takes
+// whole 4-byte registers.
+func services(rs []netip.AddrPort) []nftables.SetElement {
+	var out []nftables.SetElement
+	for _, r := range rs {
+		for _, proto := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+			key := slices.Concat(r.Addr().AsSlice(), []byte{proto, 0, 0, 0},
+				binary.BigEndian.AppendUint16(nil, r.Port()), []byte{0, 0})
+			out = append(out, nftables.SetElement{Key: key})
+		}
+	}
+	return out
+}
