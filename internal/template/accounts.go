@@ -1,0 +1,218 @@
+package template
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/bulkheadhq/bulkhead"
+)
+
+const (
+	// boxUser is the user that every box has.
+	boxUser = "user"
+	// boxUID is its number where that is free.
+	boxUID = 1000
+	// maxAccounts bounds the account files of a stranger's image, in bytes.
+	maxAccounts = 1 << 20
+)
+
+// account is a line of /etc/passwd.
+type account struct {
+	name, home string
+	uid, gid   int
+}
+
+// readAccounts reads /etc/passwd; lines that make no sense are left out.
+func readAccounts(root *os.Root) ([]account, error) {
+	lines, err := readFields(root, "etc/passwd")
+	if err != nil {
+		return nil, err
+	}
+	var out []account
+	for _, f := range lines {
+		if len(f) < 7 {
+			continue
+		}
+		uid, uidErr := strconv.Atoi(f[2])
+		gid, gidErr := strconv.Atoi(f[3])
+		if uidErr == nil && gidErr == nil {
+			out = append(out, account{name: f[0], uid: uid, gid: gid, home: f[5]})
+		}
+	}
+	return out, nil
+}
+
+// readFields reads a file of lines with fields between colons; none when it is
+// not there.
+func readFields(root *os.Root, name string) ([][]string, error) {
+	f, err := root.Open(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read /%s: %w", name, err)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxAccounts+1))
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("read /%s: %w", name, err)
+	}
+	if len(b) > maxAccounts {
+		return nil, bulkhead.Errorf(bulkhead.CodeInvalid, "/%s of the image is larger than %d KiB", name, maxAccounts>>10)
+	}
+	var out [][]string
+	for line := range strings.Lines(string(b)) {
+		out = append(out, strings.Split(strings.TrimSuffix(line, "\n"), ":"))
+	}
+	return out, nil
+}
+
+// appendLine adds a line to an account file, making it when it is not there.
+func appendLine(root *os.Root, name, line string, mode fs.FileMode) error {
+	f, err := root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_APPEND, mode)
+	if err != nil {
+		return fmt.Errorf("write /%s: %w", name, err)
+	}
+	var last [1]byte
+	if fi, err := f.Stat(); err == nil && fi.Size() > 0 {
+		if _, err := f.ReadAt(last[:], fi.Size()-1); err == nil && last[0] != '\n' {
+			line = "\n" + line
+		}
+	}
+	_, err = io.WriteString(f, line+"\n")
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("write /%s: %w", name, err)
+	}
+	return nil
+}
+
+// addUser makes sure that the tree has root and the user that every box has,
+// with a home of its own.
+func addUser(root *os.Root) error {
+	accounts, err := readAccounts(root)
+	if err != nil {
+		return err
+	}
+	if len(accounts) == 0 {
+		if err := errors.Join(appendLine(root, "etc/passwd", "root:x:0:0:root:/root:"+shell(root), 0o644),
+			appendLine(root, "etc/group", "root:x:0:", 0o644)); err != nil {
+			return err
+		}
+	}
+	if i := slices.IndexFunc(accounts, func(a account) bool { return a.name == boxUser }); i >= 0 {
+		return makeHome(root, accounts[i])
+	}
+	groups, err := readFields(root, "etc/group")
+	if err != nil {
+		return err
+	}
+	a := account{name: boxUser, home: "/home/" + boxUser, uid: boxUID}
+	for slices.ContainsFunc(accounts, func(b account) bool { return b.uid == a.uid }) {
+		a.uid++
+	}
+	a.gid = a.uid
+	taken := func(g []string) bool { return len(g) > 2 && (g[2] == strconv.Itoa(a.gid) || g[0] == boxUser) }
+	for slices.ContainsFunc(groups, taken) {
+		if i := slices.IndexFunc(groups, func(g []string) bool { return len(g) > 2 && g[0] == boxUser }); i >= 0 {
+			if a.gid, err = strconv.Atoi(groups[i][2]); err != nil {
+				return bulkhead.Errorf(bulkhead.CodeInvalid, "the group %q of the image has the number %q", boxUser, groups[i][2])
+			}
+			break
+		}
+		a.gid++
+	}
+	if !slices.ContainsFunc(groups, func(g []string) bool { return g[0] == boxUser }) {
+		if err := appendLine(root, "etc/group", fmt.Sprintf("%s:x:%d:", a.name, a.gid), 0o644); err != nil {
+			return err
+		}
+	}
+	return errors.Join(addAccount(root, a), makeHome(root, a))
+}
+
+func addAccount(root *os.Root, a account) error {
+	line := fmt.Sprintf("%s:x:%d:%d::%s:%s", a.name, a.uid, a.gid, a.home, shell(root))
+	if err := appendLine(root, "etc/passwd", line, 0o644); err != nil {
+		return err
+	}
+	if _, err := root.Stat("etc/shadow"); err != nil {
+		return nil //nolint:nilerr // an image without shadow passwords needs none
+	}
+	return appendLine(root, "etc/shadow", a.name+":*:19000:0:99999:7:::", 0o600)
+}
+
+// shell is what people get in a terminal.
+func shell(root *os.Root) string {
+	if _, err := root.Stat("bin/bash"); err == nil {
+		return "/bin/bash"
+	}
+	return "/bin/sh"
+}
+
+// makeHome makes the user's home with the usual files, unless it is there.
+func makeHome(root *os.Root, a account) error {
+	home := strings.TrimPrefix(path.Clean("/"+a.home), "/")
+	if home == "" {
+		return nil
+	}
+	if fi, err := root.Stat(home); err == nil && fi.IsDir() {
+		return nil
+	}
+	if err := errors.Join(root.MkdirAll(home, 0o755), root.Lchown(home, a.uid, a.gid)); err != nil {
+		return fmt.Errorf("make home: %w", err)
+	}
+	skel, err := fs.Glob(root.FS(), "etc/skel/.*")
+	if err != nil {
+		return fmt.Errorf("make home: %w", err)
+	}
+	for _, file := range skel {
+		if fi, err := root.Lstat(file); err != nil || !fi.Mode().IsRegular() || fi.Size() > maxAccounts {
+			continue
+		}
+		b, err := root.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("make home: %w", err)
+		}
+		to := path.Join(home, path.Base(file))
+		if err := errors.Join(root.WriteFile(to, b, 0o644), root.Lchown(to, a.uid, a.gid)); err != nil {
+			return fmt.Errorf("make home: %w", err)
+		}
+	}
+	return nil
+}
+
+// finishAccounts lets the box's user become root where the image has sudo, and
+// returns the name of the default user, which want names or numbers.
+func finishAccounts(root *os.Root, want string) (string, error) {
+	if fi, err := root.Stat("etc/sudoers.d"); err == nil && fi.IsDir() {
+		const file = "etc/sudoers.d/90-bulkhead"
+		if err := errors.Join(root.WriteFile(file, []byte(boxUser+" ALL=(ALL:ALL) NOPASSWD: ALL\n"), 0o600),
+			root.Chmod(file, 0o440)); err != nil {
+			return "", fmt.Errorf("allow sudo: %w", err)
+		}
+	}
+	if want == "" {
+		return boxUser, nil
+	}
+	accounts, err := readAccounts(root)
+	if err != nil {
+		return "", err
+	}
+	uid, err := strconv.Atoi(want)
+	numeric := err == nil
+	for _, a := range accounts {
+		if a.name == want || numeric && a.uid == uid {
+			return a.name, nil
+		}
+	}
+	if !numeric || uid < 0 {
+		return "", bulkhead.Errorf(bulkhead.CodeInvalid, "user %q is not in /etc/passwd of the image", want)
+	}
+	a := account{name: "uid" + want, uid: uid, gid: uid, home: "/"}
+	return a.name, addAccount(root, a)
+}
