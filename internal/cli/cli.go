@@ -41,6 +41,8 @@ type Env struct {
 	Templates Templates
 	// Version is printed by --version.
 	Version string
+	// Options are given to the parser after our own.
+	Options []kong.Option
 }
 
 // Flags are common to all commands.
@@ -78,7 +80,7 @@ type App struct {
 func Main(ctx context.Context, env *Env, grammar Grammar, args []string) int {
 	a := &App{env: env.withDefaults(), flags: grammar.CommonFlags()}
 	exited := false
-	parser, err := kong.New(grammar,
+	parser, err := kong.New(grammar, append([]kong.Option{
 		kong.Name("bulkhead"),
 		kong.Description("Run unreviewed code in sandboxes with hard limits."),
 		kong.Vars{"version": a.env.Version},
@@ -87,7 +89,7 @@ func Main(ctx context.Context, env *Env, grammar Grammar, args []string) int {
 		kong.Exit(func(int) { exited = true }), // after --help and --version
 		kong.Bind(a, a.env),
 		kong.BindTo(ctx, (*context.Context)(nil)),
-	)
+	}, a.env.Options...)...)
 	if err != nil {
 		return a.report(fmt.Errorf("command grammar: %w", err))
 	}
