@@ -1,0 +1,174 @@
+package api
+
+import (
+	"net/http"
+
+	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/store"
+)
+
+// defaultTTL is the time to live of a sandbox made by POST /v1/sandboxes, in
+// seconds, when the client names none.
+const defaultTTL = 300
+
+// ownRequest is the body of POST /v1/sandboxes.
+type ownRequest struct {
+	Template       string            `json:"template"`
+	TimeoutSeconds *int64            `json:"timeoutSeconds"`
+	Limits         bulkhead.Limits   `json:"limits"`
+	Metadata       map[string]string `json:"metadata"`
+	Env            map[string]string `json:"env"`
+	Secure         *bool             `json:"secure"`         // true unless false
+	PrivateTraffic bool              `json:"privateTraffic"` // needs secure
+	AllowInternet  *bool             `json:"allowInternet"`  // true unless false
+	MaskHost       string            `json:"maskHost"`
+}
+
+// ownSandbox is a sandbox as its owner sees it.
+type ownSandbox struct {
+	bulkhead.Sandbox
+	EnvdToken    string `json:"envdToken,omitempty"`
+	TrafficToken string `json:"trafficToken,omitempty"`
+	Domain       string `json:"domain,omitempty"`
+}
+
+func (s *Server) own(sb bulkhead.Sandbox) ownSandbox {
+	out := ownSandbox{Sandbox: sb, Domain: s.cfg.Domain}
+	if sb.State != bulkhead.StateEnded {
+		out.EnvdToken, out.TrafficToken = sb.EnvdToken, sb.TrafficToken
+	}
+	return out
+}
+
+// ownCreate serves POST /v1/sandboxes.
+func (s *Server) ownCreate(w http.ResponseWriter, r *http.Request, c caller) error {
+	var body ownRequest
+	if err := decode(r, &body, false, true); err != nil {
+		return err
+	}
+	if body.Template == "" {
+		return bulkhead.Errorf(bulkhead.CodeInvalid, "template is missing")
+	}
+	seconds := int64(defaultTTL)
+	if body.TimeoutSeconds != nil {
+		seconds = *body.TimeoutSeconds
+	}
+	ttl, err := s.ttl(seconds)
+	if err != nil {
+		return err
+	}
+	for _, check := range []error{
+		body.Limits.Validate(), checkMetadata(body.Metadata), checkEnv("env", body.Env), checkMask("maskHost", body.MaskHost),
+	} {
+		if check != nil {
+			return check
+		}
+	}
+	secure := body.Secure == nil || *body.Secure
+	if body.PrivateTraffic && !secure {
+		return bulkhead.Errorf(bulkhead.CodeInvalid, "privateTraffic is true, which needs secure to be true")
+	}
+	sb, err := s.cfg.Lifecycle.Create(r.Context(), bulkhead.CreateRequest{
+		Tenant: c.Tenant, Template: body.Template, TTL: ttl, Limits: body.Limits, Metadata: body.Metadata,
+		Env: body.Env, Secure: secure, PrivateTraffic: body.PrivateTraffic,
+		AllowInternet: body.AllowInternet == nil || *body.AllowInternet, MaskHost: body.MaskHost,
+	})
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusCreated, s.own(sb))
+	return nil
+}
+
+// ownGet serves GET /v1/sandboxes/{id}: how it is, or how and why it ended. A key
+// with the scope admin may ask about any tenant's.
+func (s *Server) ownGet(w http.ResponseWriter, r *http.Request, c caller) error {
+	id, err := sandboxID(r)
+	if err != nil {
+		return err
+	}
+	tenant := c.Tenant
+	if c.May(store.ScopeAdmin) {
+		tenant = ""
+	}
+	sb, err := s.cfg.Lookup.Get(r.Context(), tenant, id)
+	if bulkhead.CodeOf(err) == bulkhead.CodeNotFound {
+		sb, err = s.cfg.History.Sandbox(r.Context(), tenant, id)
+	}
+	if err != nil {
+		return err
+	}
+	out := s.own(sb)
+	if sb.Tenant != c.Tenant { // an operator is told why, not given the means
+		out.EnvdToken, out.TrafficToken, out.Env = "", "", nil
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
+}
+
+// ownTemplates serves GET /v1/templates.
+func (s *Server) ownTemplates(w http.ResponseWriter, r *http.Request, _ caller) error {
+	all, err := s.sortedTemplates(r)
+	if err != nil {
+		return err
+	}
+	if all == nil {
+		all = []bulkhead.Template{}
+	}
+	writeJSON(w, http.StatusOK, all)
+	return nil
+}
+
+// keyRequest is the body of POST /v1/keys.
+type keyRequest struct {
+	Tenant string   `json:"tenant"` // the caller's own unless given
+	Name   string   `json:"name"`
+	Scopes []string `json:"scopes"`
+}
+
+// newKey is a key with its secret, shown once.
+type newKey struct {
+	store.Key
+	Secret string `json:"secret"`
+}
+
+// createKey serves POST /v1/keys.
+func (s *Server) createKey(w http.ResponseWriter, r *http.Request, c caller) error {
+	var body keyRequest
+	if err := decode(r, &body, false, true); err != nil {
+		return err
+	}
+	if body.Tenant == "" {
+		body.Tenant = c.Tenant
+	}
+	secret, k, err := s.cfg.Keys.CreateKey(r.Context(), store.KeyRequest{Tenant: body.Tenant, Name: body.Name, Scopes: body.Scopes})
+	if err != nil {
+		return err
+	}
+	s.cfg.Log.InfoContext(r.Context(), "made a key", "key", k.ID, "tenant", k.Tenant, "by", c.ID)
+	writeJSON(w, http.StatusCreated, newKey{k, secret})
+	return nil
+}
+
+// listKeys serves GET /v1/keys, of one tenant when the query names it.
+func (s *Server) listKeys(w http.ResponseWriter, r *http.Request, _ caller) error {
+	all, err := s.cfg.Keys.ListKeys(r.Context(), r.URL.Query().Get("tenant"))
+	if err != nil {
+		return err
+	}
+	if all == nil {
+		all = []store.Key{}
+	}
+	writeJSON(w, http.StatusOK, all)
+	return nil
+}
+
+// revokeKey serves DELETE /v1/keys/{id}.
+func (s *Server) revokeKey(w http.ResponseWriter, r *http.Request, c caller) error {
+	if err := s.cfg.Keys.RevokeKey(r.Context(), "", r.PathValue("id")); err != nil {
+		return err
+	}
+	s.cfg.Log.InfoContext(r.Context(), "revoked a key", "key", r.PathValue("id"), "by", c.ID)
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
