@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
@@ -95,12 +96,13 @@ func (a *Allocator) build() (int, error) {
 	}
 	err = a.assemble(n)
 	if errors.Is(err, os.ErrExist) {
-		if err = a.dismantle(n); err == nil {
+		if _, err = a.dismantle([]int{n}); err == nil {
 			err = a.assemble(n)
 		}
 	}
 	if err != nil {
-		return 0, errors.Join(err, a.destroy(n))
+		_, cleanup := a.destroy(n)
+		return 0, errors.Join(err, cleanup)
 	}
 	return n, nil
 }
@@ -293,39 +295,86 @@ func (a *Allocator) present() ([]int, error) {
 	return out, nil
 }
 
-// destroy removes all of slot n and frees its index, on an error too: whoever
-// gets the index next removes what is left before building.
-func (a *Allocator) destroy(n int) error {
-	err := a.dismantle(n)
-	a.free(n)
-	return err
+// destroy removes all of the given slots, whatever exists of them, and frees
+// their indexes, on an error too: whoever gets one next removes what is left
+// before building. It returns the slots that are gone.
+func (a *Allocator) destroy(ns ...int) ([]int, error) {
+	if len(ns) == 0 {
+		return nil, nil
+	}
+	gone, err := a.dismantle(ns)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, n := range ns {
+		delete(a.taken, n)
+	}
+	return gone, err
 }
 
-// dismantle removes all of slot n from the host. What is not there is fine.
-func (a *Allocator) dismantle(n int) error {
-	var errs []error
-	errs = append(errs, a.rules.drop(n))
-	for _, name := range []string{a.plan.hostLink(n), a.plan.shapeLink(n)} {
-		link, err := a.nl.LinkByName(name)
-		if err == nil {
-			err = a.nl.LinkDel(link)
+// doomed is the group that links are put into to be deleted all at once: the
+// kernel waits some 20 ms for each deletion, with its one lock of all links held.
+const doomed = 0x62756c6b
+
+// dismantle removes the slots from the host: rules, links, namespaces.
+func (a *Allocator) dismantle(ns []int) ([]int, error) {
+	err := errors.Join(a.rules.drop(ns), a.unplug(ns))
+	var gone []int
+	for _, n := range ns {
+		e := unbind(a.path(n))
+		if e != nil {
+			err = errors.Join(err, opError(n, "remove namespace", e))
+		} else {
+			gone = append(gone, n)
 		}
-		// The link goes by itself when the last process of its namespace does.
-		if errors.As(err, &netlink.LinkNotFoundError{}) || errors.Is(err, unix.ENODEV) {
-			err = nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("remove network slots: %w", err)
+	}
+	return gone, nil
+}
+
+// unplug deletes the host links of the slots, and with them the boxes' links.
+func (a *Allocator) unplug(ns []int) error {
+	marked := 0
+	for _, n := range ns {
+		for _, name := range []string{a.plan.hostLink(n), a.plan.shapeLink(n)} {
+			link, err := a.nl.LinkByName(name)
+			if err == nil {
+				err = a.nl.LinkSetGroup(link, doomed)
+			}
+			// A link goes by itself when the last process of its namespace does.
+			if errors.As(err, &netlink.LinkNotFoundError{}) || errors.Is(err, unix.ENODEV) {
+				continue
+			}
+			if err != nil {
+				return opError(n, "mark "+name, err)
+			}
+			marked++
 		}
-		errs = append(errs, err)
 	}
-	err := unix.Unmount(a.path(n), unix.MNT_DETACH)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-		err = nil // not a mount point, or no file
+	if marked == 0 {
+		return nil
 	}
-	errs = append(errs, err)
-	if err := os.Remove(a.path(n)); !errors.Is(err, os.ErrNotExist) {
-		errs = append(errs, err)
+	return a.host.do(func() error {
+		req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
+		req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+		req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(doomed)))
+		_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+		if err != nil && !errors.Is(err, unix.ENODEV) {
+			return fmt.Errorf("delete links: %w", err)
+		}
+		return nil
+	})
+}
+
+// unbind lets go of the namespace at path.
+func unbind(path string) error {
+	err := unix.Unmount(path, unix.MNT_DETACH)
+	if err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // not a mount point, or no file
+		return fmt.Errorf("unmount: %w", err)
 	}
-	if err := errors.Join(errs...); err != nil {
-		return opError(n, "remove", err)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
 	return nil
 }

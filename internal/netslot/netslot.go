@@ -159,11 +159,12 @@ type Allocator struct {
 	lock  *os.File
 	wake  chan struct{} // a nudge for Run, capacity 1
 
-	mu     sync.Mutex
-	closed bool
-	taken  map[int]bool // made, being made or leased
-	ready  []int        // oldest first
-	next   int          // where the search for a free index goes on
+	mu      sync.Mutex
+	closed  bool
+	taken   map[int]bool // made, being made or leased
+	ready   []int        // oldest first
+	cooling []cooling    // released, not yet clean
+	next    int          // where the search for a free index goes on
 }
 
 // New checks cfg, takes the exclusive lock of its directory, switches IPv4
@@ -225,13 +226,15 @@ func (a *Allocator) setUp() error {
 	return a.passForeign()
 }
 
-// Run keeps [Config.Ready] slots made ahead and looks every two seconds whether
+// Run keeps [Config.Ready] slots made ahead, cleans released ones four times a
+// second, all at once, and looks every two seconds whether
 // the rule table is still there and Docker's forward chain lets boxes through; it
 // restores both with all that the slots were allowed, as others' firewalls flush
 // what is not theirs. It returns nil when ctx ends.
 func (a *Allocator) Run(ctx context.Context) error {
-	look := time.NewTicker(2 * time.Second)
+	look, cool := time.NewTicker(2*time.Second), time.NewTicker(250*time.Millisecond)
 	defer look.Stop()
+	defer cool.Stop()
 	for {
 		for a.short() && ctx.Err() == nil {
 			if err := a.stock(); err != nil {
@@ -243,6 +246,8 @@ func (a *Allocator) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-a.wake:
+		case <-cool.C:
+			a.recycle()
 		case <-look.C:
 			if err := a.restore(); err != nil {
 				a.cfg.Log.Warn("look after packet rules", "error", err)
@@ -291,7 +296,8 @@ func (a *Allocator) shelve(n int) error {
 	}
 	a.mu.Unlock()
 	if closed {
-		return a.destroy(n)
+		_, err := a.destroy(n)
+		return err
 	}
 	return nil
 }
@@ -322,6 +328,10 @@ func (a *Allocator) Acquire(ctx context.Context) (*Slot, error) {
 	}
 	a.mu.Unlock()
 	n, err := a.build()
+	if errors.Is(err, ErrExhausted) {
+		a.recycle()
+		n, err = a.build()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -382,45 +392,35 @@ func (a *Allocator) Adopt(n int) (*Slot, error) {
 		a.free(n)
 		return nil, fmt.Errorf("adopt network slot %d: %w", n, err)
 	}
-	return a.slot(n), nil
+	return &Slot{a: a, n: n, talked: true}, nil
 }
 
 // Reap removes every slot under this allocator's name that it does not own and
 // that inUse (which may be nil) does not claim: namespace, links, rules. It
-// returns the indexes removed, also next to an error.
-func (a *Allocator) Reap(ctx context.Context, inUse func(n int) bool) ([]int, error) {
+// returns the indexes removed, in order, also next to an error. inUse is called
+// under a lock and must not call back.
+func (a *Allocator) Reap(inUse func(n int) bool) ([]int, error) {
 	found, err := a.present()
 	if err != nil {
 		return nil, fmt.Errorf("list network slots: %w", err)
 	}
-	var removed []int
-	var errs []error
+	var mine []int
+	a.mu.Lock()
 	for _, n := range found {
-		if ctx.Err() != nil {
-			return removed, errors.Join(append(errs, ctx.Err())...)
-		}
-		a.mu.Lock()
-		skip := a.taken[n] || (inUse != nil && inUse(n))
-		if !skip {
+		if !a.closed && !a.taken[n] && (inUse == nil || !inUse(n)) {
 			a.taken[n] = true
+			mine = append(mine, n)
 		}
-		a.mu.Unlock()
-		if skip {
-			continue
-		}
-		if err := a.destroy(n); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		removed = append(removed, n)
 	}
-	return removed, errors.Join(errs...)
+	a.mu.Unlock()
+	return a.destroy(mine...)
 }
 
 // Stats counts an allocator's slots.
 type Stats struct {
-	// Ready are made and wait; Leased are in use, or being made.
-	Ready, Leased int
+	// Ready are made and wait; Cooling were released and are cleaned next;
+	// Leased are in use, being made or being removed.
+	Ready, Cooling, Leased int
 	// Size is how many there can be.
 	Size int
 }
@@ -429,7 +429,8 @@ type Stats struct {
 func (a *Allocator) Stats() Stats {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return Stats{Ready: len(a.ready), Leased: len(a.taken) - len(a.ready), Size: a.plan.size()}
+	idle := len(a.ready) + len(a.cooling)
+	return Stats{Ready: len(a.ready), Cooling: len(a.cooling), Leased: len(a.taken) - idle, Size: a.plan.size()}
 }
 
 // Close removes every slot, leased ones too, the rule table and all else this
@@ -439,12 +440,8 @@ func (a *Allocator) Close() error {
 	if owned == nil {
 		return nil
 	}
-	var errs []error
-	for n := range owned {
-		errs = append(errs, a.destroy(n))
-	}
-	errs = append(errs, a.unpassForeign(), a.rules.remove())
-	return errors.Join(append(errs, a.shut())...)
+	_, err := a.destroy(slices.Collect(maps.Keys(owned))...)
+	return errors.Join(err, a.unpassForeign(), a.rules.remove(), a.shut())
 }
 
 // Detach lets go of everything and leaves leased slots and rules in place, for
@@ -452,17 +449,16 @@ func (a *Allocator) Close() error {
 // them. Slots that wait are removed. It may be called twice.
 func (a *Allocator) Detach() error {
 	a.mu.Lock()
-	ready := a.ready
-	a.ready = nil
+	idle := slices.Clone(a.ready)
+	for _, c := range a.cooling {
+		idle = append(idle, c.n)
+	}
 	a.mu.Unlock()
 	if a.stop() == nil {
 		return nil
 	}
-	var errs []error
-	for _, n := range ready {
-		errs = append(errs, a.destroy(n))
-	}
-	return errors.Join(append(errs, a.shut())...)
+	_, err := a.destroy(idle...)
+	return errors.Join(err, a.shut())
 }
 
 // stop refuses new work and returns what is owned; nil when already stopped.
@@ -473,7 +469,7 @@ func (a *Allocator) stop() map[int]bool {
 		return nil
 	}
 	a.closed = true
-	a.ready = nil
+	a.ready, a.cooling = nil, nil
 	return maps.Clone(a.taken)
 }
 
@@ -483,6 +479,9 @@ func (a *Allocator) shut() error {
 		a.nl.Close()
 	}
 	var errs []error
+	if a.rules != nil {
+		errs = append(errs, a.rules.close())
+	}
 	if a.host.ns != netns.None() {
 		errs = append(errs, a.host.ns.Close())
 	}

@@ -90,6 +90,7 @@ type ruleset struct {
 	sets  sets
 
 	mu    sync.Mutex
+	conn  *nftables.Conn // nil until needed and after an error
 	slots map[int]Egress // registered slots and what is open for them
 }
 
@@ -149,21 +150,50 @@ func newRuleset(host hostNS, p plan, cfg Config) *ruleset {
 	return r
 }
 
-// transact runs fn on a fresh connection and sends what it collected as one
-// transaction: all of it takes effect at once, or nothing.
-func (h hostNS) transact(fn func(c *nftables.Conn) error) error {
-	return h.do(func() error {
-		c, err := nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error {
-			return c.SetWriteBuffer(4 << 20)
-		}))
+// transactLocked sends what fn collects as one transaction: all of it takes
+// effect at once, or nothing. The connection is kept, since closing one waits
+// for the kernel to dispose of what was deleted (10 ms and more).
+func (r *ruleset) transactLocked(fn func(c *nftables.Conn) error) error {
+	if r.conn == nil {
+		err := r.host.do(func() (err error) {
+			r.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+				return c.SetWriteBuffer(4 << 20)
+			}))
+			return err
+		})
 		if err != nil {
 			return fmt.Errorf("open nftables: %w", err)
 		}
-		if err := fn(c); err != nil {
-			return err
-		}
-		return c.Flush()
-	})
+	}
+	err := fn(r.conn)
+	if err == nil {
+		err = r.conn.Flush()
+	}
+	if err != nil {
+		// What is collected or unread would spoil the next transaction.
+		return errors.Join(err, r.closeLocked())
+	}
+	return nil
+}
+
+// closeLocked closes the connection.
+func (r *ruleset) closeLocked() error {
+	if r.conn == nil {
+		return nil
+	}
+	err := r.conn.CloseLasting()
+	r.conn = nil
+	if err != nil {
+		return fmt.Errorf("close nftables: %w", err)
+	}
+	return nil
+}
+
+// close ends the connection and leaves the table as it is.
+func (r *ruleset) close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.closeLocked()
 }
 
 // install puts a fresh table with all registered slots in place of any other of
@@ -171,7 +201,7 @@ func (h hostNS) transact(fn func(c *nftables.Conn) error) error {
 func (r *ruleset) install() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.host.transact(func(c *nftables.Conn) error {
+	return r.transactLocked(func(c *nftables.Conn) error {
 		c.AddTable(r.table)
 		c.DelTable(r.table)
 		c.AddTable(r.table)
@@ -216,7 +246,7 @@ func (r *ruleset) remove() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	clear(r.slots)
-	err := r.host.transact(func(c *nftables.Conn) error {
+	err := r.transactLocked(func(c *nftables.Conn) error {
 		c.AddTable(r.table) // so that there is one to delete
 		c.DelTable(r.table)
 		return nil
@@ -236,28 +266,30 @@ func (r *ruleset) add(n int) error {
 	}
 	var d delta
 	d.slot(r, n)
-	if err := r.commit(delta{}, d); err != nil {
+	if err := r.commitLocked(delta{}, d); err != nil {
 		return err
 	}
 	r.slots[n] = Egress{}
 	return nil
 }
 
-// drop takes slot n out. A slot that is not registered is fine.
-func (r *ruleset) drop(n int) error {
+// drop takes slots out. One that is not registered is fine.
+func (r *ruleset) drop(ns []int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e, ok := r.slots[n]
-	if !ok {
-		return nil
-	}
 	var d delta
-	d.slot(r, n)
-	d.egress(r, n, e)
-	if err := r.commit(d, delta{}); err != nil {
-		return err
+	for _, n := range ns {
+		if e, ok := r.slots[n]; ok {
+			d.slot(r, n)
+			d.egress(r, n, e)
+		}
 	}
-	delete(r.slots, n)
+	if err := r.commitLocked(d, delta{}); err != nil {
+		return fmt.Errorf("drop packet rules: %w", err)
+	}
+	for _, n := range ns {
+		delete(r.slots, n)
+	}
 	return nil
 }
 
@@ -272,19 +304,19 @@ func (r *ruleset) set(n int, e Egress) error {
 	var del, add delta
 	del.egress(r, n, old)
 	add.egress(r, n, e)
-	if err := r.commit(del, add); err != nil {
+	if err := r.commitLocked(del, add); err != nil {
 		return err
 	}
 	r.slots[n] = e
 	return nil
 }
 
-// commit removes and adds elements in one transaction.
-func (r *ruleset) commit(del, add delta) error {
+// commitLocked removes and adds elements in one transaction.
+func (r *ruleset) commitLocked(del, add delta) error {
 	if len(del) == 0 && len(add) == 0 {
 		return nil
 	}
-	return r.host.transact(func(c *nftables.Conn) error {
+	return r.transactLocked(func(c *nftables.Conn) error {
 		if err := del.send(c, (*nftables.Conn).SetDeleteElements); err != nil {
 			return err
 		}

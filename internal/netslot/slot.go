@@ -3,6 +3,7 @@ package netslot
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -24,6 +25,7 @@ type Slot struct {
 
 	mu       sync.Mutex
 	released bool
+	talked   bool // may have had connections to the outside
 }
 
 // slot makes the handle of a new lease.
@@ -87,6 +89,7 @@ func (s *Slot) SetEgress(e Egress) error {
 		return &bulkhead.Error{Code: bulkhead.CodeInvalid, Op: "set egress", Msg: err.Error()}
 	}
 	return s.use(func() error {
+		s.talked = true
 		if err := s.a.rules.set(s.n, e); err != nil {
 			return opError(s.n, "set egress", err)
 		}
@@ -104,11 +107,11 @@ func (s *Slot) SetBandwidth(kbps int64) error {
 	return s.use(func() error { return s.a.shape(s.n, kbps) })
 }
 
-// Release gives the slot back, with its egress closed, its bandwidth unlimited
-// and its connections forgotten. Every process of the box must be gone: a slot
-// in whose namespace a socket is still open is not used again but removed.
-// Release may be called twice; an error means that something of the slot may be
-// left on the host, which the next Reap after a restart removes.
+// Release gives the slot back and closes its egress at once. Before it is used
+// again its bandwidth is unlimited and its connections are forgotten, which
+// [Allocator.Run] does for all released slots together. Every process of the box
+// must be gone: a slot in whose namespace a socket is still open is not used
+// again but removed. Release may be called twice; the error is for the log.
 func (s *Slot) Release() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,33 +119,92 @@ func (s *Slot) Release() error {
 		return nil
 	}
 	s.released = true
-	defer s.a.nudge()
-	return s.a.recycle(s.n)
-}
-
-// recycle makes slot n as good as new and shelves it, or destroys it when that
-// does not work or no more are wanted.
-func (a *Allocator) recycle(n int) error {
+	a := s.a
 	a.mu.Lock()
-	closed, full := a.closed, len(a.ready) >= max(a.cfg.Ready, 1)
+	closed := a.closed
 	a.mu.Unlock()
 	if closed {
 		return nil // Close or Detach has decided over it
 	}
-	err := errors.Join(a.rules.set(n, Egress{}), a.forget(n))
-	if err == nil && !full {
-		var used bool
-		if used, err = a.inUse(n); err == nil && !used {
-			err = errors.Join(a.shape(n, 0), a.prepare(n))
-			if err == nil {
-				return a.shelve(n)
-			}
+	if err := a.rules.set(s.n, Egress{}); err != nil {
+		_, gone := a.destroy(s.n)
+		return errors.Join(opError(s.n, "close egress", err), gone)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.closed {
+		a.cooling = append(a.cooling, cooling{n: s.n, talked: s.talked})
+	}
+	return nil
+}
+
+// cooling is a released slot.
+type cooling struct {
+	n      int
+	talked bool
+	tries  int // how often it was found in use
+}
+
+// maxTries is how often a released slot may be found in use, a quarter of a
+// second apart: the kernel counts a closed socket for some 50 ms more.
+const maxTries = 8
+
+// recycle makes the released slots as good as new and shelves as many as are
+// wanted. The rest, and those that cannot be cleaned, are destroyed.
+func (a *Allocator) recycle() {
+	a.mu.Lock()
+	batch := a.cooling
+	a.cooling = nil
+	room := max(a.cfg.Ready, 1) - len(a.ready)
+	a.mu.Unlock()
+	if len(batch) == 0 {
+		return
+	}
+	failed := a.forget(batch)
+	var drop []int
+	var again []cooling
+	for _, c := range batch {
+		if failed != nil || room <= 0 {
+			drop = append(drop, c.n)
+			continue
+		}
+		switch err := a.clean(c.n); {
+		case err == nil:
+			room--
+		case errors.Is(err, errInUse) && c.tries < maxTries:
+			again = append(again, cooling{n: c.n, tries: c.tries + 1})
+		default:
+			a.cfg.Log.Warn("remove a network slot that cannot be used again", "slot", c.n, "error", err)
+			drop = append(drop, c.n)
 		}
 	}
-	if err != nil {
-		a.cfg.Log.Warn("remove a network slot that cannot be used again", "slot", n, "error", err)
+	a.mu.Lock()
+	if !a.closed {
+		a.cooling = append(a.cooling, again...)
 	}
-	return a.destroy(n)
+	a.mu.Unlock()
+	_, err := a.destroy(drop...)
+	if err := errors.Join(failed, err); err != nil {
+		a.cfg.Log.Warn("clean up released network slots", "error", err)
+	}
+}
+
+// errInUse says that a slot's namespace has an open socket.
+var errInUse = errors.New("a process still has a socket in the namespace")
+
+// clean checks that nobody is left in slot n, resets it and shelves it.
+func (a *Allocator) clean(n int) error {
+	used, err := a.inUse(n)
+	if err != nil {
+		return err
+	}
+	if used {
+		return opError(n, "clean", errInUse)
+	}
+	if err := errors.Join(a.shape(n, 0), a.prepare(n)); err != nil {
+		return err
+	}
+	return a.shelve(n)
 }
 
 // inUse reports whether a socket is open in slot n's namespace.
@@ -159,20 +221,34 @@ func (a *Allocator) inUse(n int) (bool, error) {
 	return first != "sockets: used 0", nil
 }
 
-// forget removes the host's memory of slot n's connections, so that nothing
-// sent to the old box reaches the next one.
-func (a *Allocator) forget(n int) error {
-	box := a.plan.box(n).AsSlice()
-	from, to := &netlink.ConntrackFilter{}, &netlink.ConntrackFilter{}
-	err := errors.Join(
-		from.AddIP(netlink.ConntrackOrigSrcIP, box),
-		to.AddIP(netlink.ConntrackOrigDstIP, box),
-	)
-	if err == nil {
-		_, err = a.nl.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, from, to)
+// forget removes the host's memory of the connections of released slots, so
+// that nothing sent to an old box reaches the next one. The kernel walks its
+// whole table for it (10 ms for 262,144 buckets), however many slots there are.
+func (a *Allocator) forget(batch []cooling) error {
+	boxes := addresses{}
+	for _, c := range batch {
+		if c.talked {
+			boxes[a.plan.box(c.n)] = true
+		}
 	}
-	if err != nil {
-		return opError(n, "forget connections", err)
+	if len(boxes) == 0 {
+		return nil
+	}
+	if _, err := a.nl.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, boxes); err != nil {
+		return fmt.Errorf("forget connections: %w", err)
 	}
 	return nil
+}
+
+// addresses selects the connections of any of some boxes.
+type addresses map[netip.Addr]bool
+
+// MatchConntrackFlow implements [netlink.CustomConntrackFilter].
+func (s addresses) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+	for _, ip := range []net.IP{flow.Forward.SrcIP, flow.Forward.DstIP} {
+		if a, ok := netip.AddrFromSlice(ip.To4()); ok && s[a] {
+			return true
+		}
+	}
+	return false
 }
