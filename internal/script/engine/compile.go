@@ -1,0 +1,117 @@
+package engine
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/dop251/goja"
+	"github.com/dop251/goja/ast"
+	"github.com/dop251/goja/parser"
+)
+
+// Program is a compiled program. It does not change and may be run by many
+// goroutines at once.
+type Program struct {
+	// Fingerprint is the SHA-256 of the source in hexadecimal.
+	Fingerprint string
+	// Size is the length of the source in bytes.
+	Size int
+	// Why says why the program is not small, "" if it is. A program that is not
+	// small has no code for the in-process lane.
+	Why string
+
+	code      *goja.Program
+	names     []string
+	hostNames map[string]bool
+	anyHost   bool
+	regexps   int
+}
+
+// Fingerprint returns the identity of a source text.
+func Fingerprint(source string) string {
+	sum := sha256.Sum256([]byte(source))
+	return hex.EncodeToString(sum[:])
+}
+
+// sourceName is what stack traces call the program.
+const sourceName = "script.js"
+
+// SyntaxError is what is wrong with a source text.
+type SyntaxError struct{ Failure Failure }
+
+func (e *SyntaxError) Error() string { return e.Failure.Name + ": " + e.Failure.Message }
+
+// Compile compiles a source text for one lane. The value of a run is the value
+// of the last statement; a text that uses return or await outside of functions
+// is the body of an async function instead. If the text defines a function main,
+// the value is what main(input) returns.
+//
+// For [LaneInProcess] nothing beyond 8 KiB is parsed, since the parser's stack
+// grows with the text; the program then has a Why. The error is a *SyntaxError.
+func (e *Engine) Compile(source string, lane Lane) (*Program, error) {
+	p := &Program{Fingerprint: Fingerprint(source), Size: len(source)}
+	if lane == LaneInProcess && len(source) > smallSource {
+		p.Why = fmt.Sprintf("its source is longer than %d bytes", smallSource)
+		return p, nil
+	}
+	tree, err := parse(source)
+	if err != nil {
+		return nil, err
+	}
+	var a *analysis
+	if lane == LaneInProcess {
+		a = analyse(&e.universe, tree)
+		if p.Why = a.why; p.Why != "" {
+			return p, nil
+		}
+	} else {
+		// The analysis rewrites its tree, so that it gets one of its own.
+		copied, err := parse(source)
+		if err != nil {
+			return nil, err
+		}
+		a = analyse(&e.universe, copied)
+	}
+	p.names, p.hostNames, p.anyHost, p.regexps = sortedNames(a.names), a.hostNames, a.anyHost, a.regexps
+	if p.code, err = goja.CompileAST(tree, false); err != nil {
+		return nil, syntaxError(err)
+	}
+	return p, nil
+}
+
+// parse parses a program. Source maps are off: goja would open the files that a
+// comment in the text names.
+func parse(source string) (*ast.Program, error) {
+	tree, err := goja.Parse(sourceName, source, parser.WithDisableSourceMaps)
+	if err == nil {
+		return tree, nil
+	}
+	const head, tail = "(async () => {", "\n})()"
+	if tree, err2 := goja.Parse(sourceName, head+source+tail, parser.WithDisableSourceMaps); err2 == nil {
+		return tree, nil
+	}
+	return nil, syntaxError(err)
+}
+
+// syntaxError makes the failure of a parser's or compiler's error.
+func syntaxError(err error) error {
+	msg := err.Error()
+	var c *goja.CompilerSyntaxError
+	if errors.As(err, &c) {
+		msg = c.Message
+	}
+	return &SyntaxError{Failure{Name: "SyntaxError", Message: clip(msg, maxMessage)}}
+}
+
+// maxMessage bounds every text about a failure, in bytes.
+const maxMessage = 4 << 10
+
+// clip returns s, or its first n bytes and an ellipsis.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return s[:n] + "…"
+}

@@ -1,0 +1,203 @@
+package engine
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/bulkheadhq/bulkhead"
+)
+
+// world is a [Host] in memory.
+type world struct {
+	mu    sync.Mutex
+	lines []LogLine
+	kv    map[string]json.RawMessage
+	fetch func(payload []byte) ([]byte, error)
+}
+
+func (w *world) Log(l LogLine) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lines = append(w.lines, l)
+}
+
+func (w *world) Call(op string, payload []byte) ([]byte, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var req struct {
+		Key, Prefix string
+		Value       json.RawMessage
+	}
+	if err := json.Unmarshal(payload, &req); err != nil {
+		return nil, err
+	}
+	switch op {
+	case "kv.get":
+		return w.kv[req.Key], nil
+	case "kv.set":
+		if w.kv == nil {
+			w.kv = map[string]json.RawMessage{}
+		}
+		w.kv[req.Key] = req.Value
+		return nil, nil
+	case "kv.delete":
+		_, ok := w.kv[req.Key]
+		delete(w.kv, req.Key)
+		return json.Marshal(ok)
+	case "kv.list":
+		keys := []string{}
+		for k := range w.kv {
+			if strings.HasPrefix(k, req.Prefix) {
+				keys = append(keys, k)
+			}
+		}
+		return json.Marshal(keys)
+	case "fetch":
+		return w.fetch(payload)
+	}
+	return nil, errors.New("no such operation")
+}
+
+// newEngine returns an engine whose sampler runs until the test ends.
+func newEngine(t testing.TB) *Engine {
+	t.Helper()
+	e, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { e.Sample(ctx) })
+	for e.sampling.Load() == 0 {
+	}
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	return e
+}
+
+// run compiles and runs source; a syntax error is a failure.
+func (e *Engine) runSource(t testing.TB, source string, lane Lane, in Input) Outcome {
+	t.Helper()
+	p, err := e.Compile(source, lane)
+	if err != nil {
+		var s *SyntaxError
+		if !errors.As(err, &s) {
+			t.Fatal(err)
+		}
+		return Outcome{Failure: &s.Failure, End: bulkhead.End{Cause: bulkhead.CauseExited, ExitCode: 1}}
+	}
+	in.Limits = in.Limits.Or(DefaultLimits())
+	if in.Host == nil {
+		in.Host = &world{}
+	}
+	return e.Run(t.Context(), p, lane, in)
+}
+
+func TestPrograms(t *testing.T) {
+	e := newEngine(t)
+	for _, s := range []struct {
+		name, source, input, want string
+		small                     bool
+	}{
+		{"value of the last statement", `1 + 2`, ``, `3`, true},
+		{"input", `({twice: input.n * 2, s: input.s.toUpperCase()})`, `{"n":21,"s":"ä"}`, `{"twice":42,"s":"Ä"}`, true},
+		{"main", `function main(i) { return i.map(x => x + 1) }`, `[1,2,3]`, `[2,3,4]`, true},
+		{"return", `const r = input.a; return r + 1`, `{"a":1}`, `2`, true},
+		{"await", `const v = await Promise.all([1, Promise.resolve(2)]); v`, ``, `null`, true},
+		{"await and return", `const v = await Promise.all([1, Promise.resolve(2)]); return v`, ``, `[1,2]`, true},
+		{"nothing", `let a = 1`, ``, `null`, true},
+		{"escapes", `"a\"\\\n\u0001\ud800é😀"`, ``, `"a\"\\\n\u0001\ud800é😀"`, true},
+		{"numbers", `[1/0, NaN, -0, 1e21, 0.1, 1e-7, 123456789012]`, ``, `[null,null,0,1e+21,0.1,1e-7,123456789012]`, true},
+		{"json rules", `({a: undefined, b: () => 1, c: [undefined, () => 1], d: new Date(0), e: null, f: true})`, ``,
+			`{"c":[null,null],"d":"1970-01-01T00:00:00.000Z","e":null,"f":true}`, true},
+		{"toJSON", `({a: {toJSON(k) { return 7 }}})`, ``, `{"a":7}`, true},
+		{"modern syntax", `const {a, ...rest} = {a: 1, b: 2, c: [3, ...[4, 5]]}; class P { #x = 1; get() { return this.#x ?? 0 } }
+			const o = {...rest, p: new P().get?.(), t: ` + "`${a}-${rest.b}`" + `}; o.c.includes(4) && Object.entries(o).length === 4 && o`,
+			``, `{"b":2,"c":[3,4,5],"p":1,"t":"1-2"}`, true},
+		{"collections", `const m = new Map([["a", 1], ["b", 2]]); const s = new Set([1, 1, 2]);
+			[...m.keys(), ...s, ...m.entries()].flat().join("|")`, ``, `"a|b|1|2|a|1|b|2"`, true},
+		{"regular expressions", `"a1b22".replace(/\d+/g, d => "<" + d + ">") + /b(\d)/.exec("b2")[1]`, ``, `"a<1>b<22>2"`, true},
+		{"computed names", `const k = "map"; [1, 2][k](x => x * 2)["length"] + [5, 6]["sl" + "ice"](1)[0]`, ``, `8`, true},
+		{"classes", `class A { constructor(n) { this.n = n } double() { return this.n * 2 } }
+			class B extends A { double() { return super.double() + 1 } } new B(4).double()`, ``, `9`, true},
+		{"errors", `class MyError extends Error { constructor(m) { super(m); this.name = "MyError" } }
+			try { throw new MyError("x") } catch (e) { e instanceof MyError && e.name + e.message }`, ``, `"MyErrorx"`, true},
+		{"timers", `new Promise(r => { const l = []; setTimeout(() => l.push(2), 2); setTimeout(() => l.push(1), 1);
+			queueMicrotask(() => l.push(0)); setTimeout(() => r(l), 3) })`, ``, `[0,1,2]`, true},
+		{"interval", `let n = 0; const id = setInterval(() => { if (++n === 3) clearInterval(id) }, 1); new Promise(r => setTimeout(() => r(n), 20))`, ``, `3`, true},
+		{"base64", `atob(btoa("hé")) === "hé" && btoa("abc")`, ``, `"YWJj"`, true},
+		{"sort", `[3, 1, 2].sort().concat(["b", "a"].sort((x, y) => x < y ? -1 : 1))`, ``, `[1,2,3,"a","b"]`, true},
+		{"from", `Array.from({length: 3}, (_, i) => i * i)`, ``, `[0,1,4]`, true},
+		{"stringify", `JSON.stringify({a: [1, "x"]}, null, 1)`, ``, `"{\n \"a\": [\n  1,\n  \"x\"\n ]\n}"`, true},
+		{"parse", `JSON.parse('{"a":[1,2]}').a.length`, ``, `2`, true},
+		{"generator", `[...(function* () { yield 1; yield 2 })()]`, ``, `[1,2]`, false},
+		{"proxy", `new Proxy({}, {get: (t, k) => k}).abc`, ``, `"abc"`, false},
+		{"bigint", `String(2n ** 64n)`, ``, `"18446744073709551616"`, false},
+		{"eval", `eval("1 + 1")`, ``, `2`, false},
+		{"url", `const u = new URL("https://a.example/p?x=1"); [u.hostname, u.searchParams.get("x")]`, ``, `["a.example","1"]`, false},
+		{"text", `new TextDecoder().decode(new TextEncoder().encode("grüß"))`, ``, `"grüß"`, false},
+		{"digest", `const h = await crypto.subtle.digest("SHA-256", new TextEncoder().encode("abc"));
+			return [...new Uint8Array(h)].map(b => b.toString(16).padStart(2, "0")).join("")`, ``,
+			`"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"`, false},
+		{"uuid", `/^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/.test(crypto.randomUUID())`, ``, `true`, false},
+		{"clone", `const a = {d: new Date(5), m: new Map([[1, {x: 1}]]), s: new Set([2])}; a.self = a;
+			const b = structuredClone(a); [b.self === b, b !== a, b.d.getTime(), b.m.get(1).x, b.s.has(2)]`, ``, `[true,true,5,1,true]`, false},
+		{"typed arrays", `const f = new Float64Array([1, 2]); f[1] + new Uint8Array(4).length + (f.constructor === Float64Array ? 1 : 0)`, ``, `7`, false},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			in := Input{JSON: json.RawMessage(s.input)}
+			out := e.runSource(t, s.source, LaneWorker, in)
+			if got := string(out.Result); got != s.want {
+				t.Errorf("worker: got %s (%v, %+v), want %s", got, out.End, out.Failure, s.want)
+			}
+			out = e.runSource(t, s.source, LaneInProcess, in)
+			if (out.Moved == "") != s.small {
+				t.Errorf("in process: moved because %q, want small=%v", out.Moved, s.small)
+			}
+			if got := string(out.Result); s.small && got != s.want {
+				t.Errorf("in process: got %s (%v, %+v), want %s", got, out.End, out.Failure, s.want)
+			}
+		})
+	}
+}
+
+func TestFailures(t *testing.T) {
+	e := newEngine(t)
+	for _, s := range []struct{ name, source, wantName, wantMessage string }{
+		{"throw", `function f() { throw new TypeError("no") } f()`, "TypeError", "no"},
+		{"throw a value", `throw "text"`, "Uncaught", "text"},
+		{"syntax", `let a = ;`, "SyntaxError", "script.js: Line 1:9 Unexpected token ; (and 1 more errors)"},
+		{"reference", `nothing.at.all`, "ReferenceError", "nothing is not defined"},
+		{"rejection", `Promise.reject(new RangeError("r"))`, "RangeError", "r"},
+		{"stack", `function f() { return f() } f()`, "RangeError", "Maximum call stack size exceeded"},
+		{"never settles", `new Promise(() => {})`, "Error", "the result is a promise that nothing will settle"},
+		{"cycle", `const a = {}; a.a = a; a`, "TypeError", "a value that contains itself cannot be written as JSON"},
+		{"deep", `let a = []; for (let i = 0; i < 2000; i++) a = [a]; a`, "TypeError", "a value nested more than 1000 deep cannot be written as JSON"},
+		{"in a timer", `setTimeout(() => { throw new Error("late") }, 1)`, "Error", "late"},
+		{"bad input", `1`, "SyntaxError", ""},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			in := Input{}
+			if s.name == "bad input" {
+				in.JSON = json.RawMessage(`{"a":`)
+			}
+			for _, lane := range []Lane{LaneInProcess, LaneWorker} {
+				out := e.runSource(t, s.source, lane, in)
+				if out.Failure == nil || out.End.Cause != bulkhead.CauseExited || out.End.ExitCode != 1 || out.Result != nil {
+					t.Errorf("%v: outcome %+v, want an exception", lane, out)
+					continue
+				}
+				if out.Failure.Name != s.wantName || s.wantMessage != "" && out.Failure.Message != s.wantMessage {
+					t.Errorf("%v: %s: %s, want %s: %s", lane, out.Failure.Name, out.Failure.Message, s.wantName, s.wantMessage)
+				}
+			}
+		})
+	}
+	out := e.runSource(t, `function f() { throw new TypeError("no") } f()`, LaneInProcess, Input{})
+	if want := "at f (script.js:1:22)\nat <anonymous> (script.js:1:45)"; out.Failure.Stack != want {
+		t.Errorf("stack %q, want %q", out.Failure.Stack, want)
+	}
+}

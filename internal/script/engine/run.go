@@ -1,0 +1,404 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"strings"
+	"time"
+
+	"github.com/bulkheadhq/bulkhead"
+	"github.com/dop251/goja"
+	"github.com/dop251/goja/parser"
+	"golang.org/x/sys/unix"
+)
+
+// run is one run of a program.
+type run struct {
+	budget
+	engine    *Engine
+	program   *Program
+	input     Input
+	ctx       context.Context //nolint:containedctx // it is the run's own, and the sampler watches it
+	replay    *replay
+	holders   [holderCount]*goja.Object
+	installed map[string]bool
+	timers    timers
+}
+
+// allocated returns all bytes this process ever allocated on the heap.
+func allocated() int64 {
+	s := [1]metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(s[:])
+	return int64(min(s[0].Value.Uint64(), math.MaxInt64)) //nolint:gosec // bounded just here
+}
+
+// threadCPU returns the processor time of the calling thread.
+func threadCPU() time.Duration {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts) != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
+
+// Run runs p and returns how that ended. It blocks until then; ctx's end kills
+// the run. In process it returns within milliseconds of any limit; in a worker a
+// built-in may hold it up, and the process must be ended from outside.
+func (e *Engine) Run(ctx context.Context, p *Program, lane Lane, in Input) Outcome {
+	if lane == LaneInProcess && p.Why != "" {
+		return Outcome{Moved: p.Why}
+	}
+	if in.Journal == nil {
+		in.Journal = NewJournal()
+	}
+	r := &run{engine: e, program: p, input: in, ctx: ctx, replay: newReplay(in.Journal)}
+	r.lane, r.limits, r.began = lane, in.Limits, time.Now()
+	r.rt = goja.New()
+	if lane == LaneWorker {
+		r.base = heapBytes()
+	}
+	runtime.LockOSThread() // for its clock
+	defer runtime.UnlockOSThread()
+	cpu := threadCPU()
+	watched := e.begin(r)
+	defer e.finish(r)
+	if lane == LaneInProcess && !watched {
+		return Outcome{Moved: "nothing watches the in-process lane"}
+	}
+	out := r.protect()
+	if lane == LaneWorker {
+		r.live()
+	}
+	out.End.At = time.Now()
+	out.Usage = Usage{
+		CPUMS:       float64(threadCPU()-cpu) / 1e6,
+		WallMS:      float64(time.Since(r.began)) / 1e6,
+		PeakBytes:   max(r.peak.Load(), r.shared.Load(), r.charged.Load()),
+		ResultBytes: int64(len(out.Result)),
+		LogBytes:    r.logged,
+	}
+	if lane == LaneWorker {
+		out.Usage.PeakBytes = r.peak.Load()
+	}
+	return out
+}
+
+// protect runs the program and turns everything that can happen into an outcome.
+func (r *run) protect() (out Outcome) {
+	defer func() {
+		x := recover()
+		if x == nil {
+			return
+		}
+		if s := r.stopped.Load(); s != nil {
+			out = ended(s)
+			return
+		}
+		if r.lane == LaneInProcess {
+			out = Outcome{Moved: fmt.Sprintf("the engine panicked: %v", x)}
+			return
+		}
+		out = Outcome{End: bulkhead.End{
+			Cause: bulkhead.CauseCrashed, ExitCode: 134,
+			Detail: clip(fmt.Sprintf("the engine panicked: %v\n%s", x, debug.Stack()), maxMessage),
+		}}
+	}()
+	v, err := r.evaluate()
+	if err == nil {
+		var result []byte
+		if result, err = r.export(v); err == nil {
+			out.Result = result
+			out.End.Cause = bulkhead.CauseExited
+		}
+	}
+	if s := r.stopped.Load(); s != nil {
+		return ended(s) // also where the program went on for a moment
+	}
+	if err != nil {
+		return r.failed(err)
+	}
+	return out
+}
+
+// ended is the outcome of a run that was stopped.
+func ended(s *stop) Outcome { return Outcome{End: s.end, Moved: s.moved} }
+
+// failed is the outcome of a run that ended with an exception.
+func (r *run) failed(err error) Outcome {
+	if s := stopOf(err); s != nil {
+		return ended(s)
+	}
+	f := &Failure{Name: "Error", Message: clip(err.Error(), maxMessage)}
+	var overflow *goja.StackOverflowError
+	var ex *goja.Exception
+	var rejected *rejectionError
+	switch {
+	case errors.As(err, &rejected):
+		f = rejected.failure
+	case errors.As(err, &overflow):
+		f.Name, f.Message = "RangeError", "Maximum call stack size exceeded"
+		f.Stack = stackText(overflow.Stack())
+	case errors.As(err, &ex):
+		f = r.describe(ex.Value())
+		f.Stack = stackText(ex.Stack())
+	}
+	return Outcome{Failure: f, End: bulkhead.End{
+		Cause: bulkhead.CauseExited, ExitCode: 1, Detail: clip(f.Name+": "+f.Message, 256),
+	}}
+}
+
+// describe reads name and message of a thrown value. The program's own code may
+// run for it; what that throws is left out.
+func (r *run) describe(v goja.Value) *Failure {
+	f := &Failure{Name: "Error"}
+	read := func(get func() goja.Value, into *string) {
+		_ = r.rt.Try(func() {
+			if v := get(); v != nil && !goja.IsUndefined(v) && size(v) <= smallString {
+				*into = clip(v.String(), maxMessage)
+			}
+		})
+	}
+	o, ok := v.(*goja.Object)
+	if !ok {
+		f.Name = "Uncaught"
+		read(func() goja.Value { return v }, &f.Message)
+		return f
+	}
+	read(func() goja.Value { return o.Get("name") }, &f.Name)
+	read(func() goja.Value { return o.Get("message") }, &f.Message)
+	return f
+}
+
+// stackText writes the innermost calls, one a line.
+func stackText(frames []goja.StackFrame) string {
+	var b strings.Builder
+	for _, f := range frames {
+		pos := f.Position()
+		fmt.Fprintf(&b, "at %s (%s:%d:%d)\n", clip(f.FuncName(), 64), f.SrcName(), pos.Line, pos.Column)
+		if b.Len() > maxMessage {
+			break
+		}
+	}
+	return clip(strings.TrimSuffix(b.String(), "\n"), maxMessage)
+}
+
+// evaluate runs the program to its value.
+func (r *run) evaluate() (goja.Value, error) {
+	if err := r.prepare(); err != nil {
+		return nil, err
+	}
+	v, err := r.rt.RunProgram(r.program.code)
+	if err != nil {
+		return nil, err
+	}
+	if main, ok := goja.AssertFunction(r.rt.Get("main")); ok {
+		if v, err = main(goja.Undefined(), r.rt.Get("input")); err != nil {
+			return nil, err
+		}
+	}
+	return r.settle(v)
+}
+
+// prepare sets the realm up: limits, sources of chance and time, built-ins,
+// host objects, input.
+func (r *run) prepare() error {
+	rt := r.rt
+	rt.SetMaxCallStackSize(int(r.limits.Depth))
+	rt.SetParserOptions(parser.WithDisableSourceMaps)
+	rt.SetRandSource(r.replay.float)
+	rt.SetTimeSource(r.now)
+	if r.lane == LaneInProcess {
+		r.installed = make(map[string]bool, 8)
+		r.install("join") // text conversion of an array reaches it without a name
+		for _, name := range r.program.names {
+			r.install(name)
+		}
+		r.installAsks()
+	} else {
+		for _, n := range r.engine.charged {
+			r.wrap(n, n.charge)
+		}
+		r.wrapBuffers()
+	}
+	r.installHost()
+	return r.setInput()
+}
+
+// now is the program's clock.
+func (r *run) now() time.Time {
+	t, full := r.replay.now()
+	if full && r.lane == LaneInProcess {
+		r.move("it reads the clock often")
+	}
+	return t
+}
+
+// setInput parses the input into the realm.
+func (r *run) setInput() error {
+	v := goja.Undefined()
+	if text := r.input.JSON; len(text) > 0 {
+		if r.lane == LaneInProcess && (len(text) > smallInput || jsonDepth(string(text)) > smallDepth) {
+			r.move("its input is long or deep")
+		}
+		r.charge("the input", jsonFactor*int64(len(text))/4)
+		parse, ok := goja.AssertFunction(r.holder(inJSON).Get("parse"))
+		if !ok {
+			return errors.New("prepare input: there is no JSON.parse")
+		}
+		var err error
+		if v, err = parse(goja.Undefined(), r.rt.ToValue(string(text))); err != nil {
+			return err
+		}
+	}
+	return r.rt.Set("input", v)
+}
+
+// holder returns a built-in object by its place.
+func (r *run) holder(h holder) *goja.Object {
+	if o := r.holders[h]; o != nil {
+		return o
+	}
+	o := r.rt.GlobalObject()
+	if at := holderOf[h]; at.global != "" {
+		o, _ = o.Get(at.global).(*goja.Object)
+		if at.prototype {
+			o, _ = o.Get("prototype").(*goja.Object)
+		}
+	}
+	r.holders[h] = o
+	return o
+}
+
+// install puts the in-process checks of every built-in of this name in place.
+func (r *run) install(name string) {
+	natives := r.engine.byName[name]
+	if len(natives) == 0 || r.installed[name] {
+		return
+	}
+	r.installed[name] = true
+	for _, n := range natives {
+		if n.small != nil {
+			r.wrap(n, n.small)
+		}
+	}
+}
+
+// wrap puts a built-in that checks first in the place of n. To the program it
+// differs in nothing but its identity.
+func (r *run) wrap(n native, c check) {
+	h := r.holder(n.in)
+	original, ok := h.Get(n.name).(*goja.Object)
+	if !ok {
+		return
+	}
+	call, ok := original.Export().(func(goja.FunctionCall) goja.Value)
+	if !ok {
+		return
+	}
+	f := func(args goja.FunctionCall) goja.Value {
+		r.enter()
+		c(r, args.This, args.Arguments)
+		if !n.result {
+			return call(args)
+		}
+		if r.nesting++; r.nesting > smallDepth && r.lane == LaneInProcess {
+			r.move("arrays nested in arrays")
+		}
+		defer func() { r.nesting-- }()
+		v := call(args)
+		r.charge(n.name, max(0, size(v)))
+		return v
+	}
+	_ = h.DefineDataProperty(n.name, r.function(f, n.name, n.length), goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_FALSE)
+}
+
+// function makes a built-in function with a name and a length.
+func (r *run) function(f func(goja.FunctionCall) goja.Value, name string, length int) *goja.Object {
+	o := r.rt.ToValue(f).(*goja.Object) //nolint:errcheck,forcetypeassert // a function is an object
+	const no, yes = goja.FLAG_FALSE, goja.FLAG_TRUE
+	_ = o.DefineDataProperty("length", r.rt.ToValue(length), no, yes, no)
+	_ = o.DefineDataProperty("name", r.rt.ToValue(name), no, yes, no)
+	return o
+}
+
+// installAsks defines what rewritten operators call.
+func (r *run) installAsks() {
+	ask := func(name string, look func(goja.Value)) {
+		f := func(call goja.FunctionCall) goja.Value {
+			r.enter()
+			look(call.Argument(0))
+			return call.Argument(0)
+		}
+		_ = r.rt.GlobalObject().DefineDataProperty(name, r.rt.ToValue(f), goja.FLAG_FALSE, goja.FLAG_FALSE, goja.FLAG_FALSE)
+	}
+	ask(askKey, r.askKey)
+	ask(askIterable, r.iterable)
+	ask(askObject, r.object)
+	ask(askText, func(v goja.Value) {
+		n := size(v)
+		if n < 0 {
+			r.move("an object in a long template")
+		}
+		r.charge("a template", 2*n)
+	})
+}
+
+// askKey allows a computed property name.
+func (r *run) askKey(v goja.Value) {
+	switch v := v.(type) {
+	case goja.String:
+		if v.Length() > 64 {
+			return // no built-in has such a name
+		}
+		name := v.String()
+		if !r.engine.universe.small(name) {
+			r.move("it computes the name %s", name)
+		}
+		r.install(name)
+	case *goja.Object, *goja.Symbol:
+		r.move("it computes a name from an object")
+	}
+}
+
+// look is the sampler's view of the run. It is called from the sampler's
+// goroutine.
+func (r *run) look(now time.Time, share int64) {
+	if r.ctx.Err() != nil {
+		r.end(r.killed("the caller went away"))
+		return
+	}
+	if wall := now.Sub(r.began); wall > r.limits.Time() {
+		r.end(r.timeEnd(wall))
+		return
+	}
+	if r.lane == LaneWorker {
+		if n := r.live(); n > r.limits.MemoryMB<<20 {
+			r.end(r.memoryEnd(n, fmt.Sprintf("it holds more than %d MiB", r.limits.MemoryMB)))
+		}
+		return
+	}
+	if r.elapsed(now) > smallTime {
+		r.end(&stop{moved: "it runs long"})
+	} else if r.shared.Add(share) > smallAlloc {
+		r.end(&stop{moved: "it allocates much"})
+	}
+}
+
+// timeEnd is the end of a run that took too long.
+func (r *run) timeEnd(wall time.Duration) *stop {
+	return &stop{end: bulkhead.End{
+		Cause: bulkhead.CauseTimeLimit, At: time.Now(), ExitCode: 137,
+		Limit: r.limits.TimeMS, Peak: wall.Milliseconds(),
+		Detail: fmt.Sprintf("it ran longer than %d ms", r.limits.TimeMS),
+	}}
+}
+
+// killed is the end of a run that somebody stopped.
+func (r *run) killed(detail string) *stop {
+	return &stop{end: bulkhead.End{Cause: bulkhead.CauseKilled, At: time.Now(), ExitCode: 137, Detail: detail}}
+}
