@@ -1,0 +1,62 @@
+# Everything a user or a developer does, as targets. `make help` lists them.
+
+SHELL := /bin/bash
+GO    ?= go
+BIN   := bin
+DATA  ?= /var/lib/bulkhead
+export CGO_ENABLED ?= 0
+
+# envd and bulkhead are rebuilt when any Go file changes; the compiler's cache
+# makes that cheap.
+SOURCES := $(shell find . -name '*.go' -not -path './test/*' -o -name '*.py' -path './internal/*' -o -name '*.sql' -path './internal/*') go.mod
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test unit race e2e bench check lint fmt generate compat clean deps
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deps: ## install what a bare Debian or Ubuntu machine lacks (apt)
+	@scripts/deps
+
+build: $(BIN)/bulkhead ## build bin/bulkhead, with envd and gVisor inside
+
+internal/guest/bin/envd: $(SOURCES)
+	@echo "== build envd"
+	@$(GO) build -trimpath -ldflags '-s -w' -o $@ ./cmd/envd
+
+$(BIN)/bulkhead: internal/guest/bin/envd $(SOURCES)
+	@echo "== build bulkhead (the first build compiles gVisor: 3 minutes on 2 cores)"
+	@scripts/progress $(GO) build -trimpath -ldflags '-s -w' -o $@ ./cmd/bulkhead
+
+demo: ## install, build, make the templates, serve, and run code in a sandbox
+	@scripts/demo
+
+test: ## pass every test: unit, race, contract, end to end through the SDKs
+	@scripts/test
+
+unit: ## quick tests of the packages, without race detector
+	@$(GO) test ./...
+
+bench: build ## measure next to docker run, runc run and a bare process
+	@scripts/bench
+
+check: fmt lint race ## format, lint, race tests
+
+race:
+	@CGO_ENABLED=1 $(GO) test -race ./...
+
+lint: ## golangci-lint, pinned in tools/go.mod
+	@$(GO) tool -modfile=tools/go.mod golangci-lint run
+
+fmt: ## format the code
+	@$(GO) tool -modfile=tools/go.mod golangci-lint fmt
+
+generate: ## make generated code and documents anew
+	@$(GO) generate ./...
+
+compat: ## write docs/compatibility.md from a run of the SDK suites
+	@scripts/test compat
+
+clean: ## remove what was built; data in $(DATA) stays
+	@rm -rf $(BIN) internal/guest/bin/envd .cache
