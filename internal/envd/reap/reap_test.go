@@ -36,11 +36,12 @@ func TestMain(m *testing.M) {
 // playInit starts programs of its own and orphans at the same time, checks that
 // every exit code arrives and that nothing stays behind.
 func playInit() int {
-	ctx, cancel := context.WithCancel(context.Background())
 	if err := reap.Adopt(); err != nil {
 		fmt.Println(err)
 		return 1
 	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	failed := make(chan error, 1)
 	go func() {
 		defer cancel()
