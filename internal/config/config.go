@@ -19,6 +19,9 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/pool"
 )
 
+// DefaultData is the default of --data.
+const DefaultData = "/var/lib/bulkhead"
+
 // Config is what `bulkhead serve` can be told.
 type Config struct {
 	// Data is the folder that holds everything that must survive a restart.

@@ -1,6 +1,7 @@
 package config_test
 
 import (
+	"flag"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/alecthomas/kong"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/bulkheadhq/bulkhead/internal/config"
 )
@@ -86,5 +88,25 @@ func TestRefusals(t *testing.T) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
 		})
+	}
+}
+
+var update = flag.Bool("update", false, "write docs/configuration.md anew")
+
+// The reference says what the struct says.
+func TestReference(t *testing.T) {
+	const path = "../../docs/configuration.md"
+	want := config.Reference()
+	if *update {
+		if err := os.WriteFile(path, []byte(want), 0o644); err != nil { //nolint:gosec // a document
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, string(got)); diff != "" {
+		t.Errorf("docs/configuration.md is out of date; run go test ./internal/config -update\n%s", diff)
 	}
 }

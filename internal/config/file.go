@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -84,18 +85,20 @@ const resolvConf = "/etc/resolv.conf"
 
 // HostNameservers returns the name servers in the host's resolv.conf that a box
 // could reach: none on the loopback, where the host's own resolver listens.
-func HostNameservers() ([]string, error) {
+func HostNameservers() ([]netip.Addr, error) {
 	data, err := os.ReadFile(resolvConf)
 	if err != nil {
 		return nil, fmt.Errorf("read name servers: %w", err)
 	}
-	var out []string
+	var out []netip.Addr
 	for line := range strings.Lines(string(data)) {
 		fields := strings.Fields(line)
-		if len(fields) < 2 || fields[0] != "nameserver" || strings.HasPrefix(fields[1], "127.") || strings.Contains(fields[1], ":") {
+		if len(fields) < 2 || fields[0] != "nameserver" {
 			continue
 		}
-		out = append(out, fields[1])
+		if a, err := netip.ParseAddr(fields[1]); err == nil && a.Is4() && !a.IsLoopback() {
+			out = append(out, a)
+		}
 	}
 	return out, nil
 }

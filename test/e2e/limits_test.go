@@ -37,7 +37,7 @@ func (s *server) sandbox(t *testing.T, req bulkhead.CreateRequest) *client.Sandb
 }
 
 func shell(line string) client.Command {
-	return client.Command{Cmd: "/bin/bash", Args: []string{"-c", line}}
+	return client.Command{Path: "/bin/bash", Args: []string{"-c", line}}
 }
 
 // Each limit, reached by a program that tries, ends that program or its box with
