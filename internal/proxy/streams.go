@@ -1,0 +1,106 @@
+package proxy
+
+import (
+	"net/http"
+	"sync"
+)
+
+// streams counts the requests under way, in all and for each sandbox.
+type streams struct {
+	max, maxEach int
+
+	mu    sync.Mutex
+	total int
+	each  map[string]int
+}
+
+func newStreams(most, mostEach int) *streams {
+	return &streams{max: most, maxEach: mostEach, each: map[string]int{}}
+}
+
+// acquire takes a place, which must be released, or says why there is none.
+func (s *streams) acquire(id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.each[id] >= s.maxEach:
+		return &answer{
+			Code: http.StatusTooManyRequests, SandboxID: id, Retry: true,
+			Message: "The sandbox has as many requests under way as it may have",
+		}
+	case s.total >= s.max:
+		return &answer{
+			Code: http.StatusServiceUnavailable, SandboxID: id, Retry: true,
+			Message: "The server has as many requests to sandboxes under way as it may have",
+		}
+	}
+	s.total++
+	s.each[id]++
+	return nil
+}
+
+// release gives a place back.
+func (s *streams) release(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.total--
+	if s.each[id]--; s.each[id] == 0 {
+		delete(s.each, id)
+	}
+}
+
+// count returns the number of requests under way.
+func (s *streams) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.total
+}
+
+// buffers lends the memory through which bodies are copied.
+type buffers struct{ pool sync.Pool }
+
+// bufferSize is what one copy moves at a time, in bytes: a chunk of envd's.
+const bufferSize = 32 << 10
+
+func newBuffers() *buffers {
+	return &buffers{sync.Pool{New: func() any { return new([bufferSize]byte) }}}
+}
+
+// Get implements [httputil.BufferPool].
+func (b *buffers) Get() []byte {
+	buf, _ := b.pool.Get().(*[bufferSize]byte)
+	return buf[:]
+}
+
+// Put implements [httputil.BufferPool].
+func (b *buffers) Put(buf []byte) { b.pool.Put((*[bufferSize]byte)(buf)) }
+
+// clientGone is the status that the metrics show when the client left first.
+const clientGone = 499
+
+// recorder remembers the status, and stops a box that sends interim answers for ever.
+type recorder struct {
+	http.ResponseWriter
+	flooded func() // ends the request to the box
+	interim int
+	status  int
+}
+
+// WriteHeader implements [http.ResponseWriter].
+func (w *recorder) WriteHeader(status int) {
+	if status < 200 && status != http.StatusSwitchingProtocols {
+		if w.interim++; w.flood() {
+			w.flooded()
+			return
+		}
+	} else if w.status == 0 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// flood reports whether the box sent more interim answers than it may.
+func (w *recorder) flood() bool { return w.interim > maxInterim }
+
+// Unwrap lets [http.ResponseController] flush and hijack.
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
