@@ -59,11 +59,21 @@ func (m *Maker) adopt(ctx context.Context, id string, t bulkhead.Template, l bul
 	return m.box(t, l, part), nil
 }
 
+// snapshots reports whether boxes of t can be restored, and whether the image is
+// there already.
+func (m *Maker) snapshots(t bulkhead.Template) (can, ready bool) {
+	if m.Snapshots == nil || !m.Driver.Capabilities().Snapshots {
+		return false, false
+	}
+	_, ready = m.Snapshots.dir(t)
+	return true, ready
+}
+
 // warm takes a cold box to warm: from the template's snapshot where there is one
 // that fits, else by starting it.
 func (m *Maker) warm(ctx context.Context, b *Box) error {
 	dir, ok := "", false
-	if m.Snapshots != nil && m.Driver.Capabilities().Snapshots && b.Made == b.Template.Defaults {
+	if can, _ := m.snapshots(b.Template); can && b.Made == b.Template.Defaults {
 		dir, ok = m.Snapshots.dir(b.Template)
 	}
 	if ok {

@@ -91,9 +91,11 @@ type shelf struct {
 	warm, cold []*Box // oldest first
 	warming    int    // boxes on their way to warm
 	chilling   int    // boxes on their way to cold
+	imaging    bool   // its snapshot is being taken
 	retry      time.Time
 	backoff    time.Duration
 	dropped    bool // its template is gone
+	used       bool // somebody asked for a box; its snapshot is worth taking
 	stats      Stats
 }
 
@@ -248,6 +250,7 @@ func (p *Pool) take(t bulkhead.Template, fits bool) (*Box, Stage) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.shelfLocked(t)
+	s.used = true
 	if fits {
 		if b := s.popLocked(&s.warm); b != nil {
 			s.stats.Hits[StageWarm]++

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"time"
-
-	"github.com/bulkheadhq/bulkhead"
 )
 
 // maxBackoff bounds how long a shelf whose boxes cannot be made is left alone.
@@ -87,7 +85,10 @@ func (p *Pool) discard(b *Box) {
 	}
 }
 
-// job is one box to be made ahead.
+// stageImage is the job of taking a template's snapshot.
+const stageImage Stage = "snapshot"
+
+// job is one box to be made ahead, or a snapshot to be taken.
 type job struct {
 	shelf *shelf
 	from  *Box // a cold box to warm, or nil to create one
@@ -111,13 +112,22 @@ func (p *Pool) start(ctx context.Context, now time.Time) bool {
 	return true
 }
 
-// nextLocked picks the shelf that lacks the most warm boxes, then cold ones.
+// nextLocked picks the shelf that lacks its snapshot, else the one that lacks the
+// most warm boxes, then cold ones.
 func (p *Pool) nextLocked(now time.Time) (job, bool) {
+	for _, s := range p.shelves {
+		can, ready := p.cfg.Maker.snapshots(s.template)
+		wanted := s.used || s.target.Warm+s.target.Cold > 0
+		if can && !ready && wanted && !s.dropped && !s.imaging && !now.Before(s.retry) {
+			s.imaging = true
+			return job{shelf: s, to: stageImage}, true
+		}
+	}
 	var best *shelf
 	to, most := StageWarm, 0
 	for _, stage := range []Stage{StageWarm, StageCold} {
 		for _, s := range p.shelves {
-			if now.Before(s.retry) {
+			if now.Before(s.retry) || s.imaging {
 				continue
 			}
 			lack := s.target.Warm - p.fresh(s.warm, now) - s.warming
@@ -161,10 +171,13 @@ func (p *Pool) do(ctx context.Context, j job) {
 	p.mu.Lock()
 	s := j.shelf
 	p.running--
-	if j.to == StageWarm {
+	switch j.to {
+	case StageWarm:
 		s.warming--
-	} else {
+	case StageCold:
 		s.chilling--
+	default:
+		s.imaging = false
 	}
 	switch {
 	case err != nil:
@@ -173,7 +186,7 @@ func (p *Pool) do(ctx context.Context, j job) {
 		s.retry = time.Now().Add(s.backoff)
 	case j.to == StageWarm:
 		s.warm = append(s.warm, b)
-	default:
+	case j.to == StageCold:
 		s.cold = append(s.cold, b)
 	}
 	if err == nil {
@@ -189,6 +202,9 @@ func (p *Pool) do(ctx context.Context, j job) {
 
 func (p *Pool) make(ctx context.Context, j job) (*Box, error) {
 	b, m := j.from, p.cfg.Maker
+	if j.to == stageImage {
+		return nil, m.Take(ctx, j.shelf.template)
+	}
 	if b == nil {
 		var err error
 		if b, err = m.create(ctx, j.shelf.template, j.shelf.template.Defaults); err != nil {
@@ -198,15 +214,8 @@ func (p *Pool) make(ctx context.Context, j job) (*Box, error) {
 	if j.to == StageCold {
 		return b, nil
 	}
-	if err := m.Take(ctx, b.Template); err != nil {
-		return nil, errors.Join(err, b.Release(ctx))
-	}
 	if err := m.warm(ctx, b); err != nil {
 		return nil, errors.Join(err, b.Release(ctx))
 	}
 	return b, nil
 }
-
-// Warm makes sure that t's snapshot exists, so that a box of it can be had
-// quickly. It blocks for as long as t takes to warm up.
-func (p *Pool) Warm(ctx context.Context, t bulkhead.Template) error { return p.cfg.Maker.Take(ctx, t) }

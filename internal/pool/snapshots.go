@@ -23,6 +23,8 @@ type Snapshots struct {
 	root string
 	salt string
 
+	taking sync.Mutex // held while an image is taken: one at a time
+
 	mu    sync.Mutex
 	ready map[string]string // template digest → folder
 }
@@ -56,6 +58,8 @@ func (m *Maker) Take(ctx context.Context, t bulkhead.Template) (err error) {
 	if s == nil || !m.Driver.Capabilities().Snapshots {
 		return nil
 	}
+	s.taking.Lock()
+	defer s.taking.Unlock()
 	dir := s.path(t)
 	if _, err := os.Stat(dir); err == nil {
 		s.add(t, dir)
