@@ -124,19 +124,23 @@ func (b *bench) box(id string, port int, h http.Handler) bulkhead.Sandbox {
 	return sb
 }
 
-// serve starts a server in a box.
-func (b *bench) serve(address string, port int, h http.Handler) *httptest.Server {
+// serve starts a server in a box, which tells watch about its connections.
+func (b *bench) serve(address string, port int, h http.Handler, watch ...func(http.ConnState)) {
 	b.t.Helper()
 	srv := httptest.NewUnstartedServer(h)
 	_ = srv.Listener.Close()
 	srv.Listener = listen(b.t, net.JoinHostPort(address, strconv.Itoa(port)))
 	srv.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
+	srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		for _, f := range watch {
+			f(s)
+		}
+	}
 	srv.Start()
 	b.t.Cleanup(func() {
 		srv.CloseClientConnections()
 		srv.Close()
 	})
-	return srv
 }
 
 // raw serves bytes that need not be HTTP.

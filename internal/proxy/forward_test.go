@@ -275,12 +275,11 @@ func TestConnectionsStayWithTheirSandbox(t *testing.T) {
 	b := newBench(t)
 	var conns atomic.Int32
 	first := bulkhead.Sandbox{ID: "ifirst", State: bulkhead.StateRunning, Address: newAddress()}
-	srv := b.serve(first.Address, boxrpc.EnvdPort, mirror)
-	srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+	b.serve(first.Address, boxrpc.EnvdPort, mirror, func(s http.ConnState) {
 		if s == http.StateNew {
 			conns.Add(1)
 		}
-	}
+	})
 	b.put(first)
 	for range 3 {
 		b.get("GET http://49983-ifirst.e2b.test/health")

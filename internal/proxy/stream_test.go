@@ -408,12 +408,11 @@ func TestIdleConnectionsAreGivenUpFirst(t *testing.T) {
 	b.proxy.user.IdleConnTimeout = time.Millisecond
 	sb := bulkhead.Sandbox{ID: id, State: bulkhead.StateRunning, Address: newAddress()}
 	closed := make(chan struct{}, 3)
-	srv := b.serve(sb.Address, 3000, mirror)
-	srv.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+	b.serve(sb.Address, 3000, mirror, func(s http.ConnState) {
 		if s == http.StateClosed {
 			closed <- struct{}{}
 		}
-	}
+	})
 	b.put(sb)
 	for range 3 {
 		if r := b.get("POST http://3000-" + id + ".e2b.test/"); r.status != 200 {
