@@ -1,0 +1,215 @@
+package interp
+
+import (
+	"context"
+	_ "embed"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// leanProgram is the Python side of the lean lane.
+//
+//go:embed kernel/kernel.py
+var leanProgram []byte
+
+// lean is the Python kernel: kernel/kernel.py between two pipes. One goroutine
+// reads everything it says. It asks the system for all its pipes at once and
+// takes output before messages, so that what was printed before a message was
+// sent is also passed on before it.
+type lean struct {
+	proc  *process
+	grace time.Duration
+	log   *slog.Logger
+
+	requests *os.File      // its descriptor 3
+	ready    chan struct{} // it has answered the first request
+	closed   chan struct{} // the process has ended and all it said was read
+	noise    tail          // what it printed while nothing ran
+
+	send  sync.Mutex // guards the writing of requests, and what follows
+	busy  bool       // a request to run is being served
+	after []byte     // a request that waits until it is not
+
+	run   atomic.Pointer[leanRun] // nil when none is under way
+	count int                     // the number of the next execution
+}
+
+// leanRun is the execution that is under way. The reader alone uses it, from when
+// it is stored in lean.run until ended is closed.
+type leanRun struct {
+	sink     Sink
+	ended    chan struct{}
+	out, err text
+}
+
+var _ Kernel = (*lean)(nil)
+
+// leanConfig is what a lean kernel is started with.
+type leanConfig struct {
+	account account
+	python  string
+	program string // path of kernel/kernel.py in the box
+	dir     string
+	env     map[string]string
+	preload []string
+	limit   int // bytes of a message
+	grace   time.Duration
+	log     *slog.Logger
+}
+
+// startLean starts a Python kernel and waits until it is ready.
+func startLean(ctx context.Context, c leanConfig) (*lean, error) {
+	in, requests, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make pipes: %w", err)
+	}
+	k := &lean{
+		grace: c.grace, log: c.log, requests: requests, count: 1,
+		ready: make(chan struct{}), closed: make(chan struct{}),
+	}
+	r := &leanReader{k: k, frames: frames{max: c.limit}}
+	theirs, err := r.open()
+	theirs = append(theirs, in)
+	if err == nil {
+		k.proc, err = c.account.start(command{
+			argv: []string{c.python, "-X", "utf8", c.program},
+			env:  c.env, dir: c.dir,
+			files:  []*os.File{in, theirs[endMessages], theirs[endTaken]},
+			stdout: theirs[endStdout], stderr: theirs[endStderr],
+		})
+	}
+	for _, f := range theirs {
+		_ = f.Close() //nolint:errcheck // the process has its own
+	}
+	if err != nil {
+		r.close()
+		return nil, err
+	}
+	go r.loop()
+	if err := k.ask(leanRequest{Op: "start", Preload: c.preload, Limit: c.limit}); err != nil {
+		k.Close()
+		return nil, err
+	}
+	select {
+	case <-k.ready:
+		return k, nil
+	case <-k.closed:
+		return nil, fmt.Errorf("start python kernel: %w: %s", k.proc.dead(), k.noise.String())
+	case <-ctx.Done():
+		k.Close()
+		return nil, fmt.Errorf("start python kernel: %w: %s", context.Cause(ctx), k.noise.String())
+	}
+}
+
+// ask writes one request. The kernel reads when nothing runs in it, so this
+// blocks for as long as the pipe is full, at most writeTimeout.
+func (k *lean) ask(req leanRequest) error {
+	data, err := frame(req)
+	if err != nil {
+		return err
+	}
+	k.send.Lock()
+	defer k.send.Unlock()
+	return k.writeLocked(data)
+}
+
+// writeTimeout bounds how long a kernel may take to begin reading a request. One
+// that has nothing to run reads at once.
+const writeTimeout = 30 * time.Second
+
+func (k *lean) writeLocked(data []byte) error {
+	if err := k.requests.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return fmt.Errorf("write request: %w", err)
+	}
+	if _, err := k.requests.Write(data); err != nil {
+		return fmt.Errorf("write request: %w", err)
+	}
+	return nil
+}
+
+// Run implements [Kernel].
+func (k *lean) Run(ctx context.Context, req Request, sink Sink) error {
+	run := &leanRun{sink: sink, ended: make(chan struct{})}
+	data, err := frame(leanRequest{Op: "run", Code: req.Code, Env: req.Env})
+	if err != nil {
+		return err
+	}
+	sink.Emit(Event{Kind: EventCount, Count: k.count})
+	k.run.Store(run)
+	k.send.Lock()
+	k.busy = true
+	err = k.writeLocked(data)
+	k.send.Unlock()
+	if err != nil {
+		k.proc.end() // half a request may have gone out
+		<-k.closed
+		return k.proc.dead()
+	}
+	sink.Flush() // the kernel is at work meanwhile
+	select {
+	case <-run.ended:
+		k.idle()
+		return nil
+	case <-k.closed:
+		return k.proc.dead()
+	case <-ctx.Done():
+	}
+	if !stop(run.ended, k.closed, k.grace, func() { k.proc.signal(syscall.SIGINT) }) {
+		k.proc.end()
+		<-k.closed
+		dead := k.proc.dead()
+		dead.Unresponsive = true
+		return dead
+	}
+	select {
+	case <-run.ended:
+		k.idle()
+		return nil
+	default:
+		return k.proc.dead()
+	}
+}
+
+// idle sends what waited for the execution to end.
+func (k *lean) idle() {
+	k.send.Lock()
+	defer k.send.Unlock()
+	k.busy = false
+	if k.after == nil {
+		return
+	}
+	if err := k.writeLocked(k.after); err != nil {
+		k.proc.end()
+	}
+	k.after = nil
+}
+
+// Rebind implements [Kernel]. While code runs the kernel does not read, so the
+// request waits for the end of it; only the last one counts.
+func (k *lean) Rebind(env map[string]string, seed []byte) {
+	data, err := frame(leanRequest{Op: "rebind", Env: env, Seed: hex.EncodeToString(seed)})
+	if err != nil {
+		return // strings always encode
+	}
+	k.send.Lock()
+	defer k.send.Unlock()
+	if k.busy {
+		k.after = data
+		return
+	}
+	if err := k.writeLocked(data); err != nil {
+		k.proc.end()
+	}
+}
+
+// Done implements [Kernel].
+func (k *lean) Done() <-chan struct{} { return k.closed }
+
+// Close implements [Kernel].
+func (k *lean) Close() { k.proc.close() }
