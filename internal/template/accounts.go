@@ -108,31 +108,37 @@ func addUser(root *os.Root) error {
 	if i := slices.IndexFunc(accounts, func(a account) bool { return a.name == boxUser }); i >= 0 {
 		return makeHome(root, accounts[i])
 	}
-	groups, err := readFields(root, "etc/group")
-	if err != nil {
-		return err
-	}
 	a := account{name: boxUser, home: "/home/" + boxUser, uid: boxUID}
 	for slices.ContainsFunc(accounts, func(b account) bool { return b.uid == a.uid }) {
 		a.uid++
 	}
-	a.gid = a.uid
-	taken := func(g []string) bool { return len(g) > 2 && (g[2] == strconv.Itoa(a.gid) || g[0] == boxUser) }
-	for slices.ContainsFunc(groups, taken) {
-		if i := slices.IndexFunc(groups, func(g []string) bool { return len(g) > 2 && g[0] == boxUser }); i >= 0 {
-			if a.gid, err = strconv.Atoi(groups[i][2]); err != nil {
-				return bulkhead.Errorf(bulkhead.CodeInvalid, "the group %q of the image has the number %q", boxUser, groups[i][2])
-			}
-			break
-		}
-		a.gid++
-	}
-	if !slices.ContainsFunc(groups, func(g []string) bool { return g[0] == boxUser }) {
-		if err := appendLine(root, "etc/group", fmt.Sprintf("%s:x:%d:", a.name, a.gid), 0o644); err != nil {
-			return err
-		}
+	if a.gid, err = addGroup(root, a.uid); err != nil {
+		return err
 	}
 	return errors.Join(addAccount(root, a), makeHome(root, a))
+}
+
+// addGroup makes sure that the group of the box's user is there and returns its
+// number, want where that is free.
+func addGroup(root *os.Root, want int) (int, error) {
+	groups, err := readFields(root, "etc/group")
+	if err != nil {
+		return 0, err
+	}
+	taken := map[string]bool{}
+	for _, g := range groups {
+		if len(g) < 3 {
+			continue
+		}
+		if gid, err := strconv.Atoi(g[2]); err == nil && g[0] == boxUser {
+			return gid, nil
+		}
+		taken[g[2]] = true
+	}
+	for taken[strconv.Itoa(want)] {
+		want++
+	}
+	return want, appendLine(root, "etc/group", fmt.Sprintf("%s:x:%d:", boxUser, want), 0o644)
 }
 
 func addAccount(root *os.Root, a account) error {

@@ -29,13 +29,10 @@ Dir::Cache::srcpkgcache "";
 
 // buildAptConf is for the time of the build only.
 const buildAptConf = `APT::Sandbox::User "root";
-APT::Get::List-Cleanup "false";
 Acquire::Languages "none";
 Acquire::https::CAInfo "/run/bulkhead/ca.crt";
-Dir::Cache::archives "/run/bulkhead/cache/apt/archives/";
 Dir::Cache::pkgcache "";
 Dir::Cache::srcpkgcache "";
-Dir::State::lists "/run/bulkhead/cache/apt/lists/";
 Dpkg::Use-Pty "0";
 Dpkg::Options { "--force-confdef"; "--force-confold"; };
 `
@@ -87,7 +84,7 @@ func (w *work) bootstrap(ctx context.Context) error {
 		return bulkhead.Errorf(bulkhead.CodeUnsupported,
 			"the keyring %s is not there (Debian and Ubuntu: apt-get install debian-archive-keyring)", keyring)
 	}
-	archives := w.build.cache("apt", "archives")
+	archives := w.cache("apt", "archives")
 	argv := []string{
 		"mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--verbose",
 		"--keyring=" + keyring, "--include=ca-certificates",

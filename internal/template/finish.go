@@ -105,6 +105,11 @@ func (w *work) finish(context.Context) error {
 			}
 		}
 	}
+	for _, dir := range []string{"tmp", "var/tmp"} {
+		if err := root.Chmod(dir, 0o777|fs.ModeSticky); err != nil {
+			return fmt.Errorf("open /%s to all: %w", dir, err)
+		}
+	}
 	for _, file := range []string{"etc/resolv.conf", "etc/machine-id"} { // the host's, or one for all boxes
 		if err := root.WriteFile(file, nil, 0o644); err != nil {
 			return fmt.Errorf("empty /%s: %w", file, err)

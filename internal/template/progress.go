@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -136,8 +137,12 @@ func (p *progress) output() string {
 	return strings.Join(p.tail, "\n")
 }
 
+// escapes are the sequences that move cursors and colour text.
+var escapes = regexp.MustCompile(`\x1b\[[0-9;?]*[A-Za-z]`)
+
 // clean makes a line of output safe for a terminal and a log.
 func clean(line []byte) string {
+	line = escapes.ReplaceAll(line, nil)
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || r == unicode.ReplacementChar {
 			return -1

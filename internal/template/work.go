@@ -38,7 +38,7 @@ func newWork(b *build, r Recipe, src source, dir string) (*work, error) {
 		build: b, recipe: r, src: src, dir: dir,
 		root: filepath.Join(dir, "root"), out: filepath.Join(dir, "out"), env: map[string]string{},
 	}
-	for _, d := range []string{w.root, w.out, b.cache("apt", "archives", "partial"), b.cache("apt", "lists", "partial"), b.cache("pip"), b.cache("npm")} {
+	for _, d := range []string{w.root, w.out, w.cache("apt", "archives", "partial"), w.cache("apt", "lists", "partial"), w.cache("pip"), w.cache("npm")} {
 		if err := os.MkdirAll(d, 0o755); err != nil { //nolint:gosec // a root directory is readable
 			return nil, fmt.Errorf("make build directory: %w", err)
 		}
@@ -75,7 +75,7 @@ func (w *work) steps() []step {
 		s = append(s, step{"unpack layer " + filepath.Base(path), func(ctx context.Context) error { return w.unpackFile(ctx, path) }})
 	}
 	for i, script := range r.Run {
-		s = append(s, step{fmt.Sprintf("run script %d", i+1), func(ctx context.Context) error { return w.script(ctx, script) }})
+		s = append(s, step{fmt.Sprintf("run script %d", i+1), func(ctx context.Context) error { return w.shell(ctx, program{script: script}) }})
 	}
 	if w.interpreter() {
 		s = append(s, step{"check the interpreter", w.checkInterpreter})
@@ -125,50 +125,87 @@ func (w *work) record(digest string) record {
 	return rec
 }
 
-// apt installs Debian packages, which stay in the cache.
+// program is a script that runs as root in the tree.
+type program struct {
+	script string
+	args   []string
+	env    map[string]string
+	// cache, if any, names the downloads that it may use and add to. Only
+	// package managers have one: what a recipe's own scripts could write would
+	// be installed by other builds.
+	cache string
+}
+
+// apt installs Debian packages.
 func (w *work) apt(ctx context.Context) error {
-	return w.shell(ctx, `apt-get update -q && apt-get install -y -q --no-install-recommends "$@"`, w.recipe.Apt...)
+	return w.shell(ctx, program{
+		cache: "apt", args: w.recipe.Apt,
+		script: `
+cache="-o Dir::Cache::archives=/run/bulkhead/cache/archives/ -o Dir::State::lists=/run/bulkhead/cache/lists/"
+apt-get $cache update -q
+apt-get $cache install -y -q --no-install-recommends "$@"`,
+	})
 }
 
 // pip installs Python packages and compiles them: a box never does.
 func (w *work) pip(ctx context.Context) error {
-	return w.shell(ctx, `python3 -m pip install --no-compile --progress-bar off "$@"
-PYTHONWARNINGS=ignore python3 -c '
-import compileall, os, site
+	return w.shell(ctx, program{
+		cache: "pip", args: w.recipe.Pip,
+		env: map[string]string{"PIP_CACHE_DIR": "/run/bulkhead/cache", "PYTHONWARNINGS": "ignore"},
+		script: `
+python3 -m pip install --no-compile --progress-bar off "$@"
+echo compiling
+python3 -c '
+import compileall, os, re, site
 for d in site.getsitepackages():
     if os.path.isdir(d):
-        compileall.compile_dir(d, quiet=2, workers=0)
-'`, w.recipe.Pip...)
+        compileall.compile_dir(d, quiet=2, workers=0, rx=re.compile("/tests?/"))
+'`,
+	})
 }
 
 func (w *work) npm(ctx context.Context) error {
-	return w.shell(ctx, `npm install --global --no-fund --no-audit "$@"`, w.recipe.NPM...)
+	return w.shell(ctx, program{
+		cache: "npm", args: w.recipe.NPM,
+		env:    map[string]string{"NPM_CONFIG_CACHE": "/run/bulkhead/cache"},
+		script: `npm install --global --no-fund --no-audit "$@"`,
+	})
 }
-
-func (w *work) script(ctx context.Context, script string) error { return w.shell(ctx, script) }
 
 func (w *work) checkInterpreter(ctx context.Context) error {
-	return w.shell(ctx, `python3 -c "import IPython; print(\"IPython\", IPython.__version__)"`)
+	return w.shell(ctx, program{script: `python3 -c "import IPython; print(\"IPython\", IPython.__version__)"`})
 }
 
-// shell runs a script as root in the tree.
-func (w *work) shell(ctx context.Context, script string, args ...string) error {
+// cache returns a path below the cache of the builds that start where this one
+// does: nobody else trusts what that source may have put there.
+func (w *work) cache(parts ...string) string {
+	key := "debian-" + w.recipe.From.Debian
+	if w.src.id.Base != "" {
+		key = hexOf(w.src.id.Base)[:16]
+	}
+	return w.build.cache(append([]string{key}, parts...)...)
+}
+
+func (w *work) shell(ctx context.Context, p program) error {
 	if err := w.prepare(); err != nil {
 		return err
 	}
 	spec := jail.Spec{
-		Root: w.root,
-		Binds: []jail.Bind{
-			{Source: w.build.cache(), Target: "run/bulkhead/cache", Writable: true},
-			{Source: w.aptConf(), Target: "run/bulkhead/apt.conf"},
-			{Source: "/etc/resolv.conf", Target: "etc/resolv.conf"},
-			{Source: "/etc/hosts", Target: "etc/hosts"},
-		},
-		Argv: append([]string{"/bin/sh", "-ec", script, "sh"}, args...),
-		Env:  w.environ(),
+		Root:  w.root,
+		Binds: []jail.Bind{{Source: w.aptConf(), Target: "run/bulkhead/apt.conf"}},
+		Argv:  append([]string{"/bin/sh", "-ec", p.script, "sh"}, p.args...),
+		Env:   w.environ(p.env),
+	}
+	for _, file := range []string{"etc/resolv.conf", "etc/hosts"} {
+		if _, err := os.Stat("/" + file); err == nil {
+			spec.Binds = append(spec.Binds, jail.Bind{Source: "/" + file, Target: file})
+		}
 	}
 	if ca := w.build.cfg.CABundle; ca != "" {
 		spec.Binds = append(spec.Binds, jail.Bind{Source: ca, Target: "run/bulkhead/ca.crt"})
+	}
+	if p.cache != "" {
+		spec.Binds = append(spec.Binds, jail.Bind{Source: w.cache(p.cache), Target: "run/bulkhead/cache", Writable: true})
 	}
 	if err := jail.Run(ctx, spec, w.build); err != nil {
 		return fmt.Errorf("run script: %w", err)
@@ -194,8 +231,8 @@ func (w *work) host(ctx context.Context, argv ...string) error {
 	return nil
 }
 
-// environ is the environment of the scripts of a build.
-func (w *work) environ() []string {
+// environ is the environment of a script; more has the last word.
+func (w *work) environ(more map[string]string) []string {
 	env := map[string]string{
 		"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOME": "/root", "USER": "root", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TERM": "dumb", "NO_COLOR": "1",
@@ -208,15 +245,16 @@ func (w *work) environ() []string {
 	}
 	maps.Copy(env, map[string]string{
 		"DEBIAN_FRONTEND": "noninteractive", "APT_CONFIG": "/run/bulkhead/apt.conf",
-		"PIP_CACHE_DIR": "/run/bulkhead/cache/pip", "PIP_BREAK_SYSTEM_PACKAGES": "1", "PIP_ROOT_USER_ACTION": "ignore",
+		"PIP_CACHE_DIR": "/tmp/pip", "PIP_BREAK_SYSTEM_PACKAGES": "1", "PIP_ROOT_USER_ACTION": "ignore",
 		"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_WARN_SCRIPT_LOCATION": "1",
-		"NPM_CONFIG_CACHE": "/run/bulkhead/cache/npm", "NPM_CONFIG_UPDATE_NOTIFIER": "false",
+		"NPM_CONFIG_CACHE": "/tmp/npm", "NPM_CONFIG_UPDATE_NOTIFIER": "false",
 	})
 	if w.build.cfg.CABundle != "" {
 		for _, name := range caVariables {
 			env[name] = "/run/bulkhead/ca.crt"
 		}
 	}
+	maps.Copy(env, more)
 	out := make([]string, 0, len(env))
 	for k, v := range env {
 		out = append(out, k+"="+v)
