@@ -88,6 +88,10 @@ type Templates interface {
 type History interface {
 	// Sandbox returns one sandbox with its end. Code: not_found.
 	Sandbox(ctx context.Context, tenant, id string) (bulkhead.Sandbox, error)
+	// Ended returns at most limit of those that the filter selects, its states
+	// aside, and that started no later than latest, newest first. A zero latest
+	// means now.
+	Ended(ctx context.Context, f bulkhead.Filter, latest time.Time, limit int) ([]bulkhead.Sandbox, error)
 }
 
 // Authenticator knows the keys.
@@ -214,6 +218,7 @@ func (s *Server) routes() {
 
 	// Bulkhead's own.
 	s.handle("POST /v1/sandboxes", use, s.ownCreate)
+	s.handle("GET /v1/sandboxes", use, s.ownList)
 	s.handle("GET /v1/sandboxes/{id}", use, s.ownGet)
 	s.handle("GET /v1/templates", use, s.ownTemplates)
 	s.handle("POST /v1/keys", admin, s.createKey)

@@ -76,22 +76,29 @@ func (s *Server) listV2(w http.ResponseWriter, r *http.Request, c caller) error 
 
 // running returns the caller's running sandboxes that the query selects.
 func (s *Server) running(r *http.Request, c caller) ([]bulkhead.Sandbox, error) {
-	q := r.URL.Query()
-	f := bulkhead.Filter{
-		Tenant: c.Tenant, States: []bulkhead.State{bulkhead.StateRunning}, Template: q.Get("template"),
-	}
-	var err error
-	if f.Metadata, err = parseMetadata(q.Get("metadata")); err != nil {
+	f, err := filter(r, c)
+	if err != nil {
 		return nil, err
+	}
+	f.States = []bulkhead.State{bulkhead.StateRunning}
+	return s.cfg.Lookup.List(r.Context(), f)
+}
+
+// filter is what the query says of the caller's sandboxes, but for their states.
+func filter(r *http.Request, c caller) (f bulkhead.Filter, err error) {
+	q := r.URL.Query()
+	f.Tenant, f.Template = c.Tenant, q.Get("template")
+	if f.Metadata, err = parseMetadata(q.Get("metadata")); err != nil {
+		return f, err
 	}
 	if text := q.Get("startedAfter"); text != "" {
 		at, err := time.Parse(time.RFC3339Nano, text)
 		if err != nil {
-			return nil, bulkhead.Errorf(bulkhead.CodeInvalid, "startedAfter is %q; it must be a time as in RFC 3339", text)
+			return f, bulkhead.Errorf(bulkhead.CodeInvalid, "startedAfter is %q; it must be a time as in RFC 3339", text)
 		}
 		f.StartedAfter = at.Add(-1) // E2B means "at or after"
 	}
-	return s.cfg.Lookup.List(r.Context(), f)
+	return f, nil
 }
 
 // runningWanted reports whether a state filter selects running sandboxes. The

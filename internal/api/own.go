@@ -2,6 +2,8 @@ package api
 
 import (
 	"net/http"
+	"strings"
+	"time"
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/store"
@@ -104,6 +106,86 @@ func (s *Server) ownGet(w http.ResponseWriter, r *http.Request, c caller) error 
 	}
 	writeJSON(w, http.StatusOK, out)
 	return nil
+}
+
+// ownList serves GET /v1/sandboxes, page by page, newest first: those in the
+// states that the query names, running ones unless it names any.
+func (s *Server) ownList(w http.ResponseWriter, r *http.Request, c caller) error {
+	limit, err := intQuery(r, "limit", pageSize, 1, pageSize)
+	if err != nil {
+		return err
+	}
+	after, err := parseCursor(r.URL.Query().Get("nextToken"), false)
+	if err != nil {
+		return err
+	}
+	live, ended, err := ownStates(r.URL.Query()["state"])
+	if err != nil {
+		return err
+	}
+	f, err := filter(r, c)
+	if err != nil {
+		return err
+	}
+	var found []bulkhead.Sandbox
+	if len(live) > 0 {
+		f.States = live
+		if found, err = s.cfg.Lookup.List(r.Context(), f); err != nil {
+			return err
+		}
+	}
+	if ended {
+		latest := time.Time{}
+		if after != nil {
+			latest = after.startedAt
+		}
+		// One more than fits tells that there is a next page; another one may be
+		// the last of the page before.
+		past, err := s.cfg.History.Ended(r.Context(), f, latest, int(limit)+2)
+		if err != nil {
+			return err
+		}
+		found = append(found, past...)
+	}
+	sortByStart(found, false)
+	out := make([]bulkhead.Sandbox, 0, min(int(limit), len(found)))
+	for _, sb := range found {
+		at := position{sb.StartedAt, sb.ID}
+		switch {
+		case after != nil && compare(at, *after, false) <= 0:
+			continue
+		case len(out) > 0 && out[len(out)-1].ID == sb.ID: // it ended between the two look-ups
+			out[len(out)-1] = sb
+			continue
+		}
+		if len(out) == int(limit) {
+			last := out[len(out)-1]
+			w.Header().Set("X-Next-Token", formatCursor(position{last.StartedAt, last.ID}, false))
+			break
+		}
+		out = append(out, sb)
+	}
+	writeJSON(w, http.StatusOK, out)
+	return nil
+}
+
+// ownStates reads a state filter, comma separated or repeated: the live states
+// that it names, and whether it names the ended one.
+func ownStates(states []string) (live []bulkhead.State, ended bool, err error) {
+	if len(states) == 0 {
+		return []bulkhead.State{bulkhead.StateRunning}, false, nil
+	}
+	for state := range strings.SplitSeq(strings.Join(states, ","), ",") {
+		switch st := bulkhead.State(state); st {
+		case bulkhead.StateRunning, bulkhead.StateEnding:
+			live = append(live, st)
+		case bulkhead.StateEnded:
+			ended = true
+		default:
+			return nil, false, bulkhead.Errorf(bulkhead.CodeInvalid, "state is %q; it must be running, ending or ended", state)
+		}
+	}
+	return live, ended, nil
 }
 
 // ownTemplates serves GET /v1/templates.

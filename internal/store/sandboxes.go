@@ -17,7 +17,7 @@ import (
 // columns are those of a sandbox, in the order that [scanSandbox] reads them.
 const columns = `id, tenant, template_id, template, template_digest, state, started_at, end_at,
 	limits, metadata, env, envd_token, traffic_token, allow_internet, mask_host, envd_version,
-	address, end_evidence`
+	address, box, end_evidence`
 
 // PutSandbox records sb, which must not have ended; [Store.EndSandbox] is for
 // that. A sandbox that is not known yet must be starting or running. For one that
@@ -33,7 +33,7 @@ func (s *Store) PutSandbox(ctx context.Context, sb bulkhead.Sandbox) error {
 	err = s.group.do(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if sb.State != bulkhead.StateEnding {
 			n, err := changed(tx.ExecContext(ctx, `INSERT INTO sandboxes (`+columns+`, end_cause)
-				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
 				ON CONFLICT (id) DO NOTHING`, row...))
 			if n == 1 || err != nil {
 				return err
@@ -41,7 +41,7 @@ func (s *Store) PutSandbox(ctx context.Context, sb bulkhead.Sandbox) error {
 		}
 		n, err := changed(tx.ExecContext(ctx, `UPDATE sandboxes SET state = $3, end_at = $4, limits = $5,
 			metadata = $6, env = $7, envd_token = $8, traffic_token = $9, allow_internet = $10,
-			mask_host = $11, envd_version = $12, address = $13, end_evidence = $14, end_cause = $15
+			mask_host = $11, envd_version = $12, address = $13, box = $14, end_evidence = $15, end_cause = $16
 			WHERE id = $1 AND tenant = $2 AND state IN (`+list(before(sb.State))+`)`,
 			append([]any{sb.ID, sb.Tenant, string(sb.State)}, row[7:]...)...))
 		if n == 1 || err != nil {
@@ -104,7 +104,7 @@ func (s *Store) Sandbox(ctx context.Context, tenant, id string) (bulkhead.Sandbo
 // states selects ended ones too, as many as the retention keeps: callers on a
 // request's path name the states they want.
 func (s *Store) Sandboxes(ctx context.Context, f bulkhead.Filter) (_ []bulkhead.Sandbox, err error) {
-	query, args := selectSandboxes(f)
+	query, args := selectSandboxes(f, time.Time{})
 	rows, err := s.read.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list sandboxes: %w", err)
@@ -126,9 +126,36 @@ func (s *Store) Sandboxes(ctx context.Context, f bulkhead.Filter) (_ []bulkhead.
 	return out, nil
 }
 
+// Ended returns the newest sandboxes that have ended, that f selects (its States
+// aside) and that started no later than latest; at most limit of them.
+func (s *Store) Ended(ctx context.Context, f bulkhead.Filter, latest time.Time, limit int) (_ []bulkhead.Sandbox, err error) {
+	f.States = []bulkhead.State{bulkhead.StateEnded}
+	query, args := selectSandboxes(f, latest)
+	rows, err := s.read.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, fmt.Errorf("list ended sandboxes: %w", err)
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	var out []bulkhead.Sandbox
+	for len(out) < limit && rows.Next() { // the rest stays unread
+		sb, err := scanSandbox(rows)
+		if err != nil {
+			return nil, fmt.Errorf("list ended sandboxes: %w", err)
+		}
+		if hasAll(sb.Metadata, f.Metadata) {
+			out = append(out, sb)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("list ended sandboxes: %w", err)
+	}
+	return out, nil
+}
+
 // selectSandboxes builds the query for f. Metadata is compared in Go: the two
-// databases have no JSON operator in common.
-func selectSandboxes(f bulkhead.Filter) (string, []any) {
+// databases have no JSON operator in common. latest, unless zero, is the last
+// start that is selected.
+func selectSandboxes(f bulkhead.Filter, latest time.Time) (string, []any) {
 	var where []string
 	var args []any
 	add := func(condition string, value any) {
@@ -143,6 +170,9 @@ func selectSandboxes(f bulkhead.Filter) (string, []any) {
 	}
 	if !f.StartedAfter.IsZero() {
 		add("started_at > ?", f.StartedAfter.UnixNano())
+	}
+	if !latest.IsZero() {
+		add("started_at <= ?", latest.UnixNano())
 	}
 	if len(f.States) > 0 {
 		where = append(where, "state IN ("+list(f.States)+")")
@@ -197,7 +227,7 @@ func encodeSandbox(sb bulkhead.Sandbox) ([]any, error) {
 	return []any{
 		sb.ID, sb.Tenant, sb.TemplateID, sb.Template, sb.TemplateDigest, string(sb.State),
 		nanos(sb.StartedAt), nanos(sb.EndAt), docs[0], docs[1], docs[2], sb.EnvdToken, sb.TrafficToken,
-		sb.AllowInternet, sb.MaskHost, sb.EnvdVersion, sb.Address, evidence, cause,
+		sb.AllowInternet, sb.MaskHost, sb.EnvdVersion, sb.Address, sb.Box, evidence, cause,
 	}, nil
 }
 
@@ -212,7 +242,7 @@ func scanSandbox(row scanner) (bulkhead.Sandbox, error) {
 	var evidence sql.NullString
 	if err := row.Scan(&sb.ID, &sb.Tenant, &sb.TemplateID, &sb.Template, &sb.TemplateDigest, &state,
 		&started, &end, &limits, &metadata, &env, &sb.EnvdToken, &sb.TrafficToken, &sb.AllowInternet,
-		&sb.MaskHost, &sb.EnvdVersion, &sb.Address, &evidence); err != nil {
+		&sb.MaskHost, &sb.EnvdVersion, &sb.Address, &sb.Box, &evidence); err != nil {
 		return sb, err
 	}
 	sb.State, sb.StartedAt, sb.EndAt = bulkhead.State(state), fromNanos(started), fromNanos(end)

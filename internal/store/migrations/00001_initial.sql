@@ -34,6 +34,7 @@ CREATE TABLE sandboxes (
     mask_host       TEXT NOT NULL,
     envd_version    TEXT NOT NULL,
     address         TEXT NOT NULL,
+    box             TEXT NOT NULL,   -- the driver's name of its box on the node
     ended_at        BIGINT,          -- NULL until state is ended
     end_cause       TEXT,            -- NULL until its end is decided
     end_evidence    TEXT             -- JSON, with end_cause
