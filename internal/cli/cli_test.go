@@ -66,10 +66,12 @@ func TestScripts(t *testing.T) {
 			srv := &fakeserver.Server{
 				Key: testKey, Domain: "box.test", Templates: []string{"base", "code-interpreter-v1"}, MaxSandboxes: 3,
 			}
+			looping := make(chan struct{}, 16)
+			e.Values[loopKey{}] = looping
 			srv.Box = func(_ bulkhead.Sandbox, port int) http.Handler {
 				if port == boxrpc.InterpreterPort {
 					return &fakeserver.Interpreter{Play: func(r *http.Request, code string, emit func(fakeserver.Event)) error {
-						return play(r, srv, code, emit)
+						return play(r, srv, looping, code, emit)
 					}}
 				}
 				return nil
@@ -89,11 +91,24 @@ func TestScripts(t *testing.T) {
 			"log":         logged,
 			"credentials": credentials,
 			"key":         setKey,
+			"loops":       awaitLoop,
 		},
 	})
 }
 
-type serverKey struct{}
+type (
+	serverKey struct{}
+	loopKey   struct{}
+)
+
+// awaitLoop waits until the interpreter runs an endless loop.
+func awaitLoop(ts *testscript.TestScript, _ bool, _ []string) {
+	select {
+	case <-ts.Value(loopKey{}).(chan struct{}):
+	case <-time.After(10 * time.Second):
+		ts.Fatalf("nothing loops")
+	}
+}
 
 // exits runs a command and checks its exit code: exits 124 bulkhead run …
 func exits(ts *testscript.TestScript, neg bool, args []string) {
@@ -148,7 +163,7 @@ func logged(ts *testscript.TestScript, _ bool, args []string) {
 
 // play is what an interpreter with Python, JavaScript and bash answers to the
 // code in the scripts.
-func play(r *http.Request, srv *fakeserver.Server, code string, emit func(fakeserver.Event)) error {
+func play(r *http.Request, srv *fakeserver.Server, looping chan<- struct{}, code string, emit func(fakeserver.Event)) error {
 	png := base64.StdEncoding.EncodeToString([]byte("\x89PNG\r\n\x1a\n"))
 	switch strings.TrimSpace(code) {
 	case `print("hello")`, `console.log("hello")`, `echo hello`:
@@ -171,6 +186,7 @@ func play(r *http.Request, srv *fakeserver.Server, code string, emit func(fakese
 	case `HTML(page)`:
 		emit(fakeserver.Event{"type": "result", "is_main_result": true, "html": "<p>page</p>"})
 	case `while True: pass`:
+		looping <- struct{}{}
 		<-r.Context().Done()
 	case `'x' * 2**40`:
 		all := srv.Sandboxes()

@@ -181,8 +181,10 @@ func (d *display) close() error {
 		}
 		return endedWith(d.report.ExitCode)
 	}
-	if d.midline && isTerminal(d.app.env.Stdout) {
-		fmt.Fprintln(d.app.env.Stdout)
+	if d.midline && isTerminal(d.app.env.Stdout) { // the prompt begins a line of its own
+		if err := d.app.line(""); err != nil {
+			return err
+		}
 	}
 	if e := d.report.Error; e != nil {
 		d.app.traceback(e)
@@ -210,7 +212,7 @@ func (a *App) traceback(e *client.CodeError) {
 	if !a.coloured(a.env.Stderr) {
 		text = ansi.ReplaceAllString(text, "")
 	}
-	fmt.Fprintln(a.env.Stderr, text)
+	a.aside(text)
 }
 
 // evidence is an end that a limit or an owner brought about, in one line.

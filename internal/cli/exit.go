@@ -126,6 +126,7 @@ func hintOf(err error) string {
 		if strings.Contains(e.Msg, "sandbox") {
 			return "'bulkhead sandbox ls --all' shows what there is and was"
 		}
+	default:
 	}
 	return ""
 }
@@ -134,7 +135,10 @@ func hintOf(err error) string {
 // except where that cause says why no server was reached.
 func text(err error) string {
 	var e *bulkhead.Error
-	if !errors.As(err, &e) || errors.Is(err, client.ErrUnreachable) {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return "interrupted"
+	case !errors.As(err, &e), errors.Is(err, client.ErrUnreachable):
 		return err.Error()
 	}
 	s := e.Msg
@@ -162,7 +166,7 @@ func (a *App) report(err error) int {
 	if hint != "" {
 		msg += "; " + hint
 	}
-	fmt.Fprintf(a.env.Stderr, "%s %s\n", a.paint(a.env.Stderr, red, "bulkhead:"), clean(msg))
+	a.aside(a.red(a.env.Stderr, "bulkhead:") + " " + clean(msg))
 	return code
 }
 
@@ -182,10 +186,5 @@ func (a *App) reportJSON(msg, hint string, exit int, err error) {
 	if merr != nil {
 		raw = []byte(msg)
 	}
-	fmt.Fprintln(a.env.Stderr, string(raw))
-}
-
-// note prints a remark on standard error.
-func (a *App) note(format string, args ...any) {
-	fmt.Fprintf(a.env.Stderr, "bulkhead: %s\n", clean(fmt.Sprintf(format, args...)))
+	a.aside(string(raw))
 }

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/bulkheadhq/bulkhead/client"
@@ -67,10 +66,7 @@ func (c *KeyCreateCmd) Run(ctx context.Context, a *App) error {
 		return a.printJSON(key)
 	}
 	a.note("key %s for tenant %s; it is shown this once:", key.ID, key.Tenant)
-	if _, err := fmt.Fprintln(a.env.Stdout, key.Secret); err != nil {
-		return fmt.Errorf("write output: %w", err)
-	}
-	return nil
+	return a.line(key.Secret)
 }
 
 // KeyRevokeCmd revokes keys.
@@ -78,22 +74,11 @@ type KeyRevokeCmd struct {
 	IDs []string `arg:"" name:"id" help:"The keys, as 'key ls' shows them."`
 }
 
-// Run revokes the keys, up to the first that cannot be.
+// Run revokes the keys.
 func (c *KeyRevokeCmd) Run(ctx context.Context, a *App) error {
 	cl, err := a.Client()
 	if err != nil {
 		return err
 	}
-	for _, id := range c.IDs {
-		if err := cl.RevokeKey(ctx, id); err != nil {
-			return err
-		}
-		if !a.flags.JSON {
-			fmt.Fprintln(a.env.Stdout, id)
-		}
-	}
-	if a.flags.JSON {
-		return a.printJSON(map[string][]string{"revoked": c.IDs})
-	}
-	return nil
+	return a.each("revoked", c.IDs, func(id string) error { return cl.RevokeKey(ctx, id) })
 }

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,26 +17,17 @@ import (
 	"golang.org/x/term"
 )
 
-// colour is an ANSI colour.
-type colour string
-
-const (
-	red    colour = "\x1b[31m"
-	green  colour = "\x1b[32m"
-	yellow colour = "\x1b[33m"
-)
-
 // coloured reports whether w takes colours.
 func (a *App) coloured(w io.Writer) bool {
 	return !a.env.NoColor && isTerminal(w)
 }
 
-// paint returns s in a colour when w takes colours.
-func (a *App) paint(w io.Writer, c colour, s string) string {
+// red returns s in red when w takes colours.
+func (a *App) red(w io.Writer, s string) string {
 	if !a.coloured(w) {
 		return s
 	}
-	return string(c) + s + "\x1b[0m"
+	return "\x1b[31m" + s + "\x1b[0m"
 }
 
 // isTerminal reports whether stream is a terminal.
@@ -77,12 +70,62 @@ func (a *App) table(heading []string, rows [][]string) error {
 				cells[i] = "-"
 			}
 		}
-		fmt.Fprintln(tw, strings.Join(cells, "\t"))
+		if _, err := fmt.Fprintln(tw, strings.Join(cells, "\t")); err != nil {
+			return fmt.Errorf("write output: %w", err)
+		}
 	}
 	if err := tw.Flush(); err != nil {
 		return fmt.Errorf("write output: %w", err)
 	}
 	return nil
+}
+
+// line prints a line of what was asked for.
+func (a *App) line(s string) error {
+	if _, err := fmt.Fprintln(a.env.Stdout, s); err != nil {
+		return fmt.Errorf("write output: %w", err)
+	}
+	return nil
+}
+
+// aside prints a line on standard error. That it cannot be printed has nowhere
+// to be said.
+func (a *App) aside(s string) { _, _ = fmt.Fprintln(a.env.Stderr, s) }
+
+// note prints a remark on standard error.
+func (a *App) note(format string, args ...any) {
+	a.aside("bulkhead: " + clean(fmt.Sprintf(format, args...)))
+}
+
+// each does something to every name, to the rest also when it failed for one,
+// and prints the names it was done to: a line each, or with --json a list.
+func (a *App) each(done string, names []string, do func(name string) error) error {
+	did := []string{}
+	var failed error
+	for _, name := range names {
+		err := do(name)
+		switch {
+		case errors.Is(err, context.Canceled):
+			return err
+		case err != nil && len(names) > 1:
+			a.note("%s", text(err))
+			failed = ended{code: exitOfError(err)}
+		case err != nil:
+			failed = err
+		default:
+			did = append(did, name)
+			if a.flags.JSON {
+				continue
+			}
+			if err := a.line(name); err != nil {
+				return err
+			}
+		}
+	}
+	if a.flags.JSON {
+		return errors.Join(failed, a.printJSON(map[string][]string{done: did}))
+	}
+	return failed
 }
 
 // span is a duration as people read it: the two largest units.

@@ -261,6 +261,9 @@ func (c *RunCmd) sandbox(ctx context.Context, a *App) (sb *client.Sandbox, done 
 	}
 	if c.Keep {
 		return sb, func() {
+			if a.flags.JSON { // the report names it
+				return
+			}
 			a.note("sandbox %s stays for %s; 'bulkhead sandbox kill %s' ends it", sb.ID(), span(req.TTL), sb.ID())
 		}, nil
 	}

@@ -238,10 +238,7 @@ func (a *App) logLine(l bulkhead.LogLine) error {
 	for _, k := range slices.Sorted(maps.Keys(l.Fields)) {
 		fmt.Fprintf(&b, " %s=%q", clean(k), l.Fields[k])
 	}
-	if _, err := fmt.Fprintln(a.env.Stdout, b.String()); err != nil {
-		return fmt.Errorf("write output: %w", err)
-	}
-	return nil
+	return a.line(b.String())
 }
 
 // KillCmd ends sandboxes.
@@ -258,7 +255,7 @@ func (c *KillCmd) Validate() error {
 	return nil
 }
 
-// Run ends the sandboxes, the rest also when one could not be.
+// Run ends the sandboxes.
 func (c *KillCmd) Run(ctx context.Context, a *App) error {
 	cl, err := a.Client()
 	if err != nil {
@@ -270,29 +267,13 @@ func (c *KillCmd) Run(ctx context.Context, a *App) error {
 			return err
 		}
 	}
-	killed := []string{}
-	var failed error
-	for _, id := range ids {
-		switch err := cl.Kill(ctx, id); {
-		case err == nil:
-			killed = append(killed, id)
-			if !a.flags.JSON {
-				fmt.Fprintln(a.env.Stdout, id)
-			}
-		case c.All && bulkhead.CodeOf(err) == bulkhead.CodeNotFound: // it ended by itself meanwhile
-		default:
-			if failed = err; len(ids) > 1 {
-				a.note("%s", text(err))
-				failed = ended{code: exitOfError(err)}
-			}
+	return a.each("killed", ids, func(id string) error {
+		err := cl.Kill(ctx, id)
+		if c.All && bulkhead.CodeOf(err) == bulkhead.CodeNotFound { // it ended by itself meanwhile
+			return nil
 		}
-	}
-	if a.flags.JSON {
-		if err := a.printJSON(map[string][]string{"killed": killed}); err != nil {
-			return err
-		}
-	}
-	return failed
+		return err
+	})
 }
 
 // running returns the sandboxes that run.

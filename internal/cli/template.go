@@ -138,22 +138,11 @@ type TemplateRmCmd struct {
 	Names []string `arg:"" name:"name" help:"The templates, by name or ID."`
 }
 
-// Run removes the templates, up to the first that cannot be.
+// Run removes the templates.
 func (c *TemplateRmCmd) Run(ctx context.Context, a *App) error {
 	t, err := a.templates()
 	if err != nil {
 		return err
 	}
-	for _, name := range c.Names {
-		if err := t.Remove(ctx, name); err != nil {
-			return err
-		}
-		if !a.flags.JSON {
-			fmt.Fprintln(a.env.Stdout, name)
-		}
-	}
-	if a.flags.JSON {
-		return a.printJSON(map[string][]string{"removed": c.Names})
-	}
-	return nil
+	return a.each("removed", c.Names, func(name string) error { return t.Remove(ctx, name) })
 }

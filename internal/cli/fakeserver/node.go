@@ -160,9 +160,17 @@ func (n node) List(_ context.Context, f bulkhead.Filter) ([]bulkhead.Sandbox, er
 	return out, nil
 }
 
-// Sandboxes is List, by the store's name for it.
-func (n node) Sandboxes(ctx context.Context, f bulkhead.Filter) ([]bulkhead.Sandbox, error) {
-	return n.List(ctx, f)
+// Ended returns the newest sandboxes that have ended.
+func (n node) Ended(ctx context.Context, f bulkhead.Filter, latest time.Time, limit int) ([]bulkhead.Sandbox, error) {
+	f.States = []bulkhead.State{bulkhead.StateEnded}
+	all, err := n.List(ctx, f)
+	out := []bulkhead.Sandbox{}
+	for _, sb := range slices.Backward(all) {
+		if len(out) < limit && (latest.IsZero() || !sb.StartedAt.After(latest)) {
+			out = append(out, sb)
+		}
+	}
+	return out, err
 }
 
 // Metrics returns one sample.
