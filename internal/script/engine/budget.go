@@ -36,6 +36,7 @@ const (
 type stop struct {
 	end   bulkhead.End
 	moved string
+	at    time.Time
 }
 
 func (s *stop) Error() string {
@@ -63,7 +64,7 @@ type budget struct {
 	waited  atomic.Int64
 
 	since   int64 // charged since the heap was last looked at
-	logged  int64
+	logged  atomic.Int64
 	nesting int
 
 	heapMu sync.Mutex
@@ -74,6 +75,7 @@ type budget struct {
 // end makes the run stop at the next instruction or charged built-in. Only the
 // first call counts. It may be called from any goroutine.
 func (b *budget) end(s *stop) {
+	s.at = time.Now()
 	if b.stopped.CompareAndSwap(nil, s) {
 		b.rt.Interrupt(s)
 	}

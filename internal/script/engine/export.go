@@ -20,7 +20,8 @@ type writer struct {
 	r     *run
 	buf   []byte
 	limit int64
-	full  bool // the limit was reached; what follows is dropped
+	full  bool  // the limit was reached; what follows is dropped
+	over  int64 // how large it would have been at least
 	stack []*goja.Object
 }
 
@@ -38,7 +39,7 @@ func (r *run) export(v goja.Value) ([]byte, error) {
 	if w.full {
 		r.end(&stop{end: bulkhead.End{
 			Cause: bulkhead.CauseOutputLimit, At: time.Now(), ExitCode: 1,
-			Limit: w.limit, Peak: int64(len(w.buf)),
+			Limit: w.limit, Peak: w.over,
 			Detail: fmt.Sprintf("the result is larger than %d bytes", w.limit),
 		}})
 	}
@@ -47,8 +48,8 @@ func (r *run) export(v goja.Value) ([]byte, error) {
 
 // text appends s unless the limit is reached.
 func (w *writer) text(s string) {
-	if int64(len(w.buf)+len(s)) > w.limit {
-		w.full = true
+	if n := int64(len(w.buf) + len(s)); n > w.limit {
+		w.full, w.over = true, n
 		return
 	}
 	w.buf = append(w.buf, s...)
@@ -89,8 +90,8 @@ func (w *writer) value(v goja.Value) bool {
 
 // quoted writes a string with what JSON escapes; a lone surrogate is escaped too.
 func (w *writer) quoted(s goja.String) {
-	if int64(len(w.buf)+s.Length()+2) > w.limit {
-		w.full = true
+	if n := int64(len(w.buf) + s.Length() + 2); n > w.limit {
+		w.full, w.over = true, n
 		return
 	}
 	b := append(w.buf, '"')
@@ -112,8 +113,8 @@ func (w *writer) quoted(s goja.String) {
 		}
 	}
 	w.buf = append(b, '"')
-	if int64(len(w.buf)) > w.limit {
-		w.full = true
+	if n := int64(len(w.buf)); n > w.limit {
+		w.full, w.over = true, n
 	}
 }
 

@@ -107,11 +107,10 @@ func (r *run) logLine(level string, args []goja.Value) {
 		}
 	}
 	line := string(w.buf)
-	r.logged += int64(len(line)) + 1
-	if r.logged > r.limits.LogBytes {
+	if logged := r.logged.Add(int64(len(line)) + 1); logged > r.limits.LogBytes {
 		r.fail(&stop{end: bulkhead.End{
 			Cause: bulkhead.CauseOutputLimit, At: time.Now(), ExitCode: 1,
-			Limit: r.limits.LogBytes, Peak: r.logged, Detail: "it wrote too much to the console",
+			Limit: r.limits.LogBytes, Peak: logged, Detail: "it wrote too much to the console",
 		}})
 	}
 	r.input.Host.Log(LogLine{Level: level, Message: line})

@@ -28,6 +28,7 @@ type run struct {
 	holders   [holderCount]*goja.Object
 	installed map[string]bool
 	timers    timers
+	gaveUp    bool // the sampler's
 }
 
 // allocated returns all bytes this process ever allocated on the heap.
@@ -74,18 +75,38 @@ func (e *Engine) Run(ctx context.Context, p *Program, lane Lane, in Input) Outco
 	if lane == LaneWorker {
 		r.live()
 	}
+	r.measure(&out, threadCPU()-cpu)
+	return out
+}
+
+// measure fills in what the run used.
+func (r *run) measure(out *Outcome, cpu time.Duration) {
 	out.End.At = time.Now()
 	out.Usage = Usage{
-		CPUMS:       float64(threadCPU()-cpu) / 1e6,
+		CPUMS:       float64(cpu) / 1e6,
 		WallMS:      float64(time.Since(r.began)) / 1e6,
-		PeakBytes:   max(r.peak.Load(), r.shared.Load(), r.charged.Load()),
+		PeakBytes:   r.peak.Load(),
 		ResultBytes: int64(len(out.Result)),
-		LogBytes:    r.logged,
+		LogBytes:    r.logged.Load(),
 	}
-	if lane == LaneWorker {
-		out.Usage.PeakBytes = r.peak.Load()
+	if r.lane == LaneInProcess {
+		out.Usage.PeakBytes = max(r.shared.Load(), r.charged.Load())
 	}
-	return out
+}
+
+// stuckAfter is how long a run that was told to stop may go on.
+const stuckAfter = 100 * time.Millisecond
+
+// giveUp reports a run that a built-in keeps from stopping.
+func (r *run) giveUp(s *stop) {
+	if r.input.Stuck == nil || r.gaveUp {
+		return
+	}
+	r.gaveUp = true
+	out := ended(s)
+	out.Stuck = true
+	r.measure(&out, time.Since(r.began)) // it did nothing but compute
+	r.input.Stuck(out)
 }
 
 // protect runs the program and turns everything that can happen into an outcome.
@@ -368,6 +389,12 @@ func (r *run) askKey(v goja.Value) {
 // look is the sampler's view of the run. It is called from the sampler's
 // goroutine.
 func (r *run) look(now time.Time, share int64) {
+	if s := r.stopped.Load(); s != nil {
+		if now.Sub(s.at) > stuckAfter {
+			r.giveUp(s)
+		}
+		return
+	}
 	if r.ctx.Err() != nil {
 		r.end(r.killed("the caller went away"))
 		return

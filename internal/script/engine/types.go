@@ -130,6 +130,8 @@ type Outcome struct {
 	End bulkhead.End `json:"end"`
 	// Usage is what it used.
 	Usage Usage `json:"usage"`
+	// Stuck says that the run did not stop when it was told to, and still goes on.
+	Stuck bool `json:"stuck,omitempty"`
 	// Moved, when not empty, says why the run must be done again in a worker;
 	// everything else is void then.
 	Moved string `json:"moved,omitempty"`
@@ -147,6 +149,11 @@ type Input struct {
 	Journal *Journal
 	// HasFetch says whether the program has fetch at all.
 	HasFetch bool
+	// Stuck, if set, is called when the run has not stopped 100 ms after it was
+	// told to, because a built-in goes on. It is called once, from another
+	// goroutine, with how the run ended; only the process's end stops the
+	// built-in.
+	Stuck func(Outcome)
 }
 
 // Host is the world as a program sees it.

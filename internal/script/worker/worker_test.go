@@ -1,0 +1,279 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/script/engine"
+	"github.com/bulkheadhq/bulkhead/internal/testenv"
+)
+
+// TestMain makes this test binary its own worker.
+func TestMain(m *testing.M) {
+	if Is(os.Args[0]) {
+		os.Exit(Main(os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+// host is a [engine.Host] that records.
+type host struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (h *host) Log(l engine.LogLine) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lines = append(h.lines, l.Level+" "+l.Message)
+}
+
+func (h *host) Call(op string, payload []byte) ([]byte, error) {
+	if op == "kv.get" {
+		return payload, nil
+	}
+	return nil, errors.New("no " + op)
+}
+
+// newPool returns a running pool with at least one worker ready.
+func newPool(t testing.TB, cfg Config) *Pool {
+	t.Helper()
+	testenv.Need(t, "root")
+	if cfg.Cgroup == "" {
+		cfg.Cgroup = "bulkhead-test-" + strings.ToLower(strings.NewReplacer("/", "-").Replace(t.Name()))
+	}
+	cfg.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	p, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := p.Run(ctx); err != nil {
+			t.Errorf("pool: %v", err)
+		}
+	})
+	t.Cleanup(func() { cancel(); wg.Wait() })
+	return p
+}
+
+func do(t testing.TB, p *Pool, source string, change func(*Task)) engine.Outcome {
+	t.Helper()
+	task := Task{Source: source, Input: engine.Input{Limits: engine.DefaultLimits(), Host: &host{}}}
+	if change != nil {
+		change(&task)
+	}
+	out, err := p.Do(t.Context(), task)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestRun(t *testing.T) {
+	p := newPool(t, Config{})
+	h := &host{}
+	out := do(t, p, `console.log("hello", {a: 1}); ({n: input.n + 1, kv: kv.get("k").key})`, func(task *Task) {
+		task.Input.JSON = json.RawMessage(`{"n":41}`)
+		task.Input.Host = h
+	})
+	if got := string(out.Result); got != `{"n":42,"kv":"k"}` {
+		t.Errorf("result %s, outcome %+v", got, out)
+	}
+	if got := strings.Join(h.lines, ";"); got != `info hello {"a":1}` {
+		t.Errorf("lines %q", got)
+	}
+	if s := p.Stats(); !s.Confined || !s.Cgroup {
+		t.Errorf("workers are not confined: %+v", s)
+	}
+	if out := do(t, p, `let = = 1`, nil); out.Failure == nil || out.Failure.Name != "SyntaxError" {
+		t.Errorf("a syntax error gave %+v", out)
+	}
+	if out := do(t, p, `kv.set("a", 1)`, nil); out.Failure == nil || !strings.Contains(out.Failure.Message, "no kv.set") {
+		t.Errorf("a failing call gave %+v", out)
+	}
+}
+
+func TestEnds(t *testing.T) {
+	p := newPool(t, Config{})
+	for _, s := range []struct {
+		name, source string
+		want         bulkhead.Cause
+		lost         bool
+	}{
+		{"interruptible memory", `const a = []; for (;;) a.push([1, 2, 3])`, bulkhead.CauseMemoryLimit, false},
+		{"charged memory", `"x".repeat(2 ** 40)`, bulkhead.CauseMemoryLimit, false},
+		{"memory that nothing but the cgroup stops", `let a = ["xxxxxxxx"]; for (let i = 0; i < 40; i++) a = [a, a]; JSON.stringify(a)`, bulkhead.CauseMemoryLimit, true},
+		{"an iterator of built-ins", `[...{[Symbol.iterator]: () => ({next: Object})}]`, bulkhead.CauseMemoryLimit, true},
+		{"interruptible time", `for (;;);`, bulkhead.CauseTimeLimit, false},
+		{"time that only a kill ends", `/^(?=a)(a+)+$/.test("a".repeat(60) + "!")`, bulkhead.CauseTimeLimit, true},
+		{"huge BigInt", `2n ** (2n ** 40n)`, bulkhead.CauseMemoryLimit, true},
+		{"deep source", `eval("(".repeat(5e6))`, bulkhead.CauseMemoryLimit, true},
+		{"result", `"x".repeat(6 << 20)`, bulkhead.CauseOutputLimit, false},
+		{"console", `for (;;) console.log("x".repeat(1000))`, bulkhead.CauseOutputLimit, false},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			lost := p.Stats().Lost
+			begin := time.Now()
+			out := do(t, p, s.source, func(task *Task) { task.Input.Limits.TimeMS = 1500 })
+			t.Logf("%v after %v, peak %d MiB", out.End, time.Since(begin), out.Usage.PeakBytes>>20)
+			if out.End.Cause != s.want {
+				t.Errorf("cause %v, want %v", out.End.Cause, s.want)
+			}
+			if out.End.Limit == 0 || out.End.Peak < out.End.Limit {
+				t.Errorf("evidence limit %d peak %d", out.End.Limit, out.End.Peak)
+			}
+			if out := do(t, p, `1 + 1`, nil); string(out.Result) != "2" {
+				t.Errorf("the next run gave %+v", out)
+			}
+			if got := p.Stats().Lost > lost; got != s.lost {
+				t.Errorf("worker lost: %v, want %v", got, s.lost)
+			}
+		})
+	}
+}
+
+func TestCallerGoesAway(t *testing.T) {
+	p := newPool(t, Config{})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	begin := time.Now()
+	out, err := p.Do(ctx, Task{Source: `for (;;);`, Input: engine.Input{Limits: engine.DefaultLimits(), Host: &host{}}})
+	if err != nil && bulkhead.CodeOf(err) == bulkhead.CodeUnavailable {
+		t.Skip("the machine was too busy to have a worker within 50 ms")
+	}
+	if err != nil || out.End.Cause != bulkhead.CauseKilled || time.Since(begin) > 2*time.Second {
+		t.Errorf("outcome %v, error %v after %v", out.End, err, time.Since(begin))
+	}
+}
+
+func TestBuild(t *testing.T) {
+	p := newPool(t, Config{})
+	code, err := p.Build(t.Context(), `enum E { A = 3 } function f(x: number): E { return x as E } f(E.A)`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out := do(t, p, code, nil); string(out.Result) != "3" {
+		t.Errorf("result %s of %s", out.Result, code)
+	}
+	var s *engine.SyntaxError
+	if _, err := p.Build(t.Context(), `let x: = 3`); !errors.As(err, &s) || !strings.Contains(s.Error(), "script.ts:1:8") {
+		t.Errorf("error %v, want a syntax error with its place", err)
+	}
+	if _, err := p.Build(t.Context(), strings.Repeat("(", 4<<20)); bulkhead.CodeOf(err) != bulkhead.CodeInvalid {
+		t.Errorf("error %v for a source that only has parentheses", err)
+	}
+	if out := do(t, p, `2`, nil); string(out.Result) != "2" {
+		t.Errorf("the next run gave %+v", out)
+	}
+}
+
+// TestConfinement looks at a worker from outside.
+func TestConfinement(t *testing.T) {
+	p := newPool(t, Config{Idle: 1})
+	do(t, p, `1`, nil)
+	p.mu.Lock()
+	pid := p.idle[0].cmd.Process.Pid
+	p.mu.Unlock()
+	status, err := os.ReadFile("/proc/" + itoa(pid) + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"Uid:\t1800000000\t1800000000\t1800000000\t1800000000", "Gid:\t1800000000", "Groups:\t \n",
+		"NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000", "CapPrm:\t0000000000000000",
+	} {
+		if !bytes.Contains(status, []byte(want)) {
+			t.Errorf("status lacks %q:\n%s", want, status)
+		}
+	}
+	if root, err := os.Readlink("/proc/" + itoa(pid) + "/root"); err != nil || root != p.root {
+		t.Errorf("its root is %q (%v), want %q", root, err, p.root)
+	}
+	dev, err := os.ReadFile("/proc/" + itoa(pid) + "/net/dev")
+	if err != nil || bytes.Count(dev, []byte(":")) != 1 || !bytes.Contains(dev, []byte("lo:")) {
+		t.Errorf("its network is not empty: %v\n%s", err, dev)
+	}
+}
+
+func itoa(n int) string { b, _ := json.Marshal(n); return string(b) }
+
+func TestPoolLeavesNothing(t *testing.T) {
+	testenv.Need(t, "root")
+	p, err := New(Config{Cgroup: "bulkhead-test-leftover"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- p.Run(ctx) }()
+	do(t, p, `1`, nil)
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{p.groups.dir, p.root} {
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is still there (%v)", path, err)
+		}
+	}
+	if _, err := p.Do(t.Context(), Task{}); bulkhead.CodeOf(err) != bulkhead.CodeUnavailable {
+		t.Errorf("a stopped pool gave %v", err)
+	}
+}
+
+func TestConfigErrors(t *testing.T) {
+	for _, cfg := range []Config{{Idle: 3, Max: 2}, {Idle: -1}, {Max: 5000}} {
+		if _, err := New(cfg); err == nil {
+			t.Errorf("no error for %+v", cfg)
+		}
+	}
+}
+
+func FuzzReadFrame(f *testing.F) {
+	var b bytes.Buffer
+	_ = writeFrame(&b, kindLog, []byte(`{"level":"info"}`))
+	f.Add(b.Bytes())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		k, payload, err := readFrame(bytes.NewReader(data), 1<<20)
+		if err == nil && (len(payload) > 1<<20 || k != kind(data[4])) {
+			t.Errorf("kind %c, %d bytes", k, len(payload))
+		}
+	})
+}
+
+func BenchmarkDo(b *testing.B) {
+	p := newPool(b, Config{})
+	do(b, p, `1`, nil)
+	for b.Loop() {
+		do(b, p, `({total: [1, 2, 3].map(x => x * 2).reduce((a, b) => a + b, 0)})`, nil)
+	}
+}
+
+func BenchmarkStart(b *testing.B) {
+	p := newPool(b, Config{Idle: 1})
+	do(b, p, `1`, nil)
+	for b.Loop() {
+		p.mu.Lock()
+		p.next++
+		id := p.next
+		p.mu.Unlock()
+		w, err := p.start(b.Context(), id)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := w.stop(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
