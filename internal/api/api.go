@@ -100,19 +100,25 @@ type Authenticator interface {
 	LookupKey(ctx context.Context, hash [sha256.Size]byte) (store.Key, error)
 }
 
-// Keys makes and revokes keys.
+// Keys makes and revokes keys. An empty tenant means any.
 type Keys interface {
+	// CreateKey returns a new key's secret and what is kept of it. Code: invalid.
 	CreateKey(ctx context.Context, req store.KeyRequest) (string, store.Key, error)
+	// ListKeys returns a tenant's keys, revoked ones too.
 	ListKeys(ctx context.Context, tenant string) ([]store.Key, error)
+	// RevokeKey ends a key. Code: not_found.
 	RevokeKey(ctx context.Context, tenant, id string) error
 }
 
 // Config is what a [Server] needs. Fields without a default must be set.
 type Config struct {
-	Lifecycle     Lifecycle
-	Lookup        Lookup
-	Telemetry     Telemetry
-	Templates     Templates
+	// Lifecycle, Lookup and Telemetry are the node, or the fleet.
+	Lifecycle Lifecycle
+	Lookup    Lookup
+	Telemetry Telemetry
+	// Templates are those that sandboxes can be made from.
+	Templates Templates
+	// History, Authenticator and Keys are the store.
 	History       History
 	Authenticator Authenticator
 	Keys          Keys
@@ -209,6 +215,7 @@ func (s *Server) routes() {
 	s.handle("GET /sandboxes/{id}/metrics", use, s.metricsOfOne)
 	s.handle("GET /sandboxes/{id}/logs", use, s.logsV1)
 	s.handle("GET /templates", use, s.listTemplatesV1)
+	s.handle("GET /default-templates", use, s.listTemplatesV1)
 	s.handle("GET /templates/{id}", use, s.getTemplate)
 	s.handle("GET /templates/aliases/{alias}", use, s.getAlias)
 	s.handle("GET /teams", use, s.teams)

@@ -1,8 +1,8 @@
 package api
 
 import (
-	"bytes"
 	"encoding/json"
+	"errors"
 	"math"
 	"net"
 	"net/http"
@@ -42,15 +42,53 @@ type newSandbox struct {
 	} `json:"iam"`
 }
 
-// network is E2B's wish about traffic in and out.
+// network is E2B's wish about traffic in and out. Here, unlike elsewhere, a field
+// that is not known is no fit thing to ignore: the next one may close something.
 type network struct {
+	networkFields
+	unknown []string // fields that ask for something, sorted
+}
+
+// networkFields are those that are known.
+type networkFields struct {
 	AllowOut           []string                   `json:"allowOut"`
 	DenyOut            []string                   `json:"denyOut"`
 	Rules              map[string]json.RawMessage `json:"rules"`
 	EgressProxy        json.RawMessage            `json:"egressProxy"`
 	HTTPSPorts         []int64                    `json:"httpsPorts"`
+	DNSServers         []string                   `json:"dnsServers"`
 	AllowPublicTraffic *bool                      `json:"allowPublicTraffic"`
 	MaskRequestHost    string                     `json:"maskRequestHost"`
+}
+
+// knownNetwork are the names of [networkFields].
+var knownNetwork = []string{
+	"allowOut", "denyOut", "rules", "egressProxy", "httpsPorts", "dnsServers", "allowPublicTraffic", "maskRequestHost",
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (n *network) UnmarshalJSON(b []byte) error {
+	var all map[string]json.RawMessage
+	err := json.Unmarshal(b, &n.networkFields)
+	if err == nil {
+		err = json.Unmarshal(b, &all)
+	}
+	var kind *json.UnmarshalTypeError
+	if errors.As(err, &kind) {
+		kind.Field = strings.TrimSuffix("network."+kind.Field, ".")
+	}
+	for name, value := range all {
+		if !slices.ContainsFunc(knownNetwork, func(known string) bool { return strings.EqualFold(known, name) }) && !empty(value) {
+			n.unknown = append(n.unknown, name)
+		}
+	}
+	slices.Sort(n.unknown)
+	return err
+}
+
+// empty reports whether a JSON value asks for nothing.
+func empty(value json.RawMessage) bool {
+	return len(value) == 0 || slices.Contains([]string{"null", "false", "0", `""`, "[]", "{}"}, string(value))
 }
 
 // createV1 serves POST /sandboxes.
@@ -137,7 +175,8 @@ func (b newSandbox) refuse() error {
 		{"mcp", len(b.MCP) > 0, "MCP servers in the sandbox"},
 		{"iam.tokens", len(b.IAM.Tokens) > 0, "workload identity"},
 		{"network.rules", len(n.Rules) > 0, "header rules for outbound requests"},
-		{"network.egressProxy", len(n.EgressProxy) > 0 && !bytes.Equal(n.EgressProxy, []byte("null")), "an outbound proxy"},
+		{"network.egressProxy", !empty(n.EgressProxy), "an outbound proxy"},
+		{"network.dnsServers", len(n.DNSServers) > 0, "lists of allowed DNS servers"},
 		{"network.httpsPorts", len(n.HTTPSPorts) > 0, "TLS between the proxy and the sandbox"},
 		{"network.allowOut", len(n.AllowOut) > 0, "lists of allowed destinations"},
 		{"network.denyOut", len(n.DenyOut) > 0 && !deniesAll(n.DenyOut), "lists of denied destinations other than 0.0.0.0/0"},
@@ -145,6 +184,9 @@ func (b newSandbox) refuse() error {
 		if o.asked {
 			return missing(o.field+" is set", o.why)
 		}
+	}
+	if len(n.unknown) > 0 {
+		return missing("network."+n.unknown[0]+" is set", "that option")
 	}
 	return nil
 }
@@ -157,7 +199,7 @@ func deniesAll(denied []string) bool {
 
 // missing is the answer to a request for what is not there.
 func missing(subject, what string) error {
-	return bulkhead.Errorf(bulkhead.CodeUnsupported, "%s, and this server does not have %s", subject, what)
+	return bulkhead.Errorf(bulkhead.CodeUnsupported, "%s; this server does not implement %s", subject, what)
 }
 
 // ttl turns a timeout in seconds into a time to live within the bounds.

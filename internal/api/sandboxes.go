@@ -47,7 +47,7 @@ type timeoutBody struct {
 func (b timeoutBody) refuse() error {
 	switch {
 	case b.Memory != nil && !*b.Memory:
-		return missing("memory is false", "paused sandboxes to restart from their disk")
+		return missing("memory is false", "restarts from disk")
 	case b.AutoPause:
 		return missing("autoPause is set", "pausing sandboxes")
 	default:

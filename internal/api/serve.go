@@ -182,7 +182,7 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 		s.fail(w, r, err)
 		return
 	}
-	if status > http.StatusInternalServerError {
+	if status > http.StatusInternalServerError && status != http.StatusNotImplemented {
 		s.cfg.Log.WarnContext(r.Context(), "refused", "request", requestID(r), "error", err)
 	}
 	var typed *bulkhead.Error

@@ -40,11 +40,13 @@ var unsupported = map[string]string{
 	"/api-keys/{path...}":        "E2B's own key management (use /v1/keys)",
 	"/access-tokens/{path...}":   "access tokens (use /v1/keys)",
 	"GET /templates/{id}/{tags}": "template tags",
+
+	"GET /templates/{id}/tags/{what...}": "template tags",
 }
 
 // refuse answers that something is missing.
 func refuse(what string) endpoint {
 	return func(http.ResponseWriter, *http.Request, caller) error {
-		return missing("this is an E2B call", what)
+		return missing("the call is known", what)
 	}
 }

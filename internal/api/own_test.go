@@ -1,0 +1,124 @@
+package api_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/store"
+)
+
+func TestTeams(t *testing.T) {
+	b := newBench(t)
+	want := `[{"teamID":"acme","name":"acme","apiKey":"` + b.key + `","isDefault":true}]`
+	if r := b.call("GET /teams", ""); r.body != want || r.header.Get("Cache-Control") != "no-store" {
+		t.Errorf("%s, %v", r.body, r.header)
+	}
+}
+
+func TestOwnSandboxes(t *testing.T) {
+	b := newBench(t)
+	r := b.call("POST /v1/sandboxes", `{"template":"base","timeoutSeconds":60,"limits":{"memoryMB":128,"cpu":0.25},"env":{"A":"1"},"privateTraffic":true,"allowInternet":false}`)
+	if r.status != 201 {
+		t.Fatalf("%d %s", r.status, r.body)
+	}
+	want := []bulkhead.CreateRequest{{
+		Tenant: "acme", Template: "base", TTL: time.Minute, Limits: bulkhead.Limits{MemoryMB: 128, CPU: 0.25},
+		Env: map[string]string{"A": "1"}, Secure: true, PrivateTraffic: true,
+	}}
+	if diff := cmp.Diff(want, b.requests); diff != "" {
+		t.Errorf("asked of the node (-want +got):\n%s", diff)
+	}
+	got := r.object(t)
+	id, _ := got["sandboxID"].(string)
+	if got["envdToken"] != "envd-"+id || got["trafficToken"] != "traffic-"+id || got["state"] != "running" ||
+		got["limits"].(map[string]any)["memoryMB"] != 128.0 || got["limits"].(map[string]any)["pids"] != 512.0 {
+		t.Errorf("created: %v", got)
+	}
+	if r := b.call("GET /v1/sandboxes/"+id, ""); r.status != 200 || r.object(t)["envdToken"] != "envd-"+id {
+		t.Errorf("while it runs: %d %s", r.status, r.body)
+	}
+	admin := b.callAs(b.admin, "GET /v1/sandboxes/"+id, "").object(t)
+	if admin["tenant"] != "acme" || admin["envdToken"] != nil || admin["trafficToken"] != nil || admin["env"] != nil {
+		t.Errorf("an operator sees %v", admin)
+	}
+	if r := b.callAs(b.other, "GET /v1/sandboxes/"+id, ""); r.status != 404 {
+		t.Errorf("another tenant: %d %s", r.status, r.body)
+	}
+	if r := b.call("DELETE /sandboxes/"+id, ""); r.status != 204 {
+		t.Fatalf("kill: %d", r.status)
+	}
+	ended := b.call("GET /v1/sandboxes/"+id, "").object(t)
+	end, _ := ended["end"].(map[string]any)
+	if ended["state"] != "ended" || end["cause"] != "killed" || end["detail"] != "by the test" || ended["envdToken"] != nil {
+		t.Errorf("after its end: %v", ended)
+	}
+	if r := b.call("GET /v1/sandboxes", ""); r.body != "[]" {
+		t.Errorf("running after its end: %s", r.body)
+	}
+	for _, c := range []struct {
+		body    string
+		status  int
+		message string
+	}{
+		{`{"template":"base","later":1}`, 400, `unknown field "later"`},
+		{`{"template":"base","limits":{"memory":1}}`, 400, `unknown field "memory"`},
+		{`{"template":"base","limits":{"memoryMB":1}}`, 400, "memoryMB is 1; it must be between 64"},
+		{`{"template":"base","limits":{"cpu":1e9}}`, 400, "cpu is 1e+09"},
+		{`{"template":"base","timeoutSeconds":0}`, 400, "Timeout must be greater than 0"},
+		{`{"template":"base","secure":false,"privateTraffic":true}`, 400, "needs secure"},
+		{`{"template":"base","maskHost":"/"}`, 400, `maskHost is "/"`},
+		{`{}`, 400, "template is missing"},
+	} {
+		if r := b.call("POST /v1/sandboxes", c.body); r.status != c.status || !strings.Contains(r.message(t), c.message) {
+			t.Errorf("%s: %d %s; want %d …%s…", c.body, r.status, r.body, c.status, c.message)
+		}
+	}
+	var all []bulkhead.Template
+	if r := b.call("GET /v1/templates", ""); json.Unmarshal([]byte(r.body), &all) != nil || len(all) != 2 || all[1].Name != "code-interpreter-v1" {
+		t.Errorf("templates: %s", r.body)
+	}
+}
+
+func TestOwnKeys(t *testing.T) {
+	b := newBench(t)
+	r := b.callAs(b.admin, "POST /v1/keys", `{"tenant":"newcomer","name":"ci","scopes":["sandboxes"]}`)
+	if r.status != 201 {
+		t.Fatalf("%d %s", r.status, r.body)
+	}
+	made := r.object(t)
+	secret, _ := made["secret"].(string)
+	if r := b.callAs(secret, "POST /v2/sandboxes", `{"templateID":"base"}`); r.status != 201 || b.requests[0].Tenant != "newcomer" {
+		t.Errorf("with the new key: %d %s", r.status, r.body)
+	}
+	r = b.callAs(b.admin, "GET /v1/keys?tenant=newcomer", "")
+	var keys []store.Key
+	if err := json.Unmarshal([]byte(r.body), &keys); err != nil || len(keys) != 1 || keys[0].ID != made["id"] || strings.Contains(r.body, secret) {
+		t.Errorf("list: %s, %v", r.body, err)
+	}
+	if r := b.callAs(b.admin, "DELETE /v1/keys/"+keys[0].ID, ""); r.status != 204 {
+		t.Errorf("revoke: %d %s", r.status, r.body)
+	}
+	if r := b.callAs(secret, "GET /v2/sandboxes", ""); r.status != 401 {
+		t.Errorf("with the revoked key: %d %s", r.status, r.body)
+	}
+	for route, want := range map[string]int{
+		`POST /v1/keys {"scopes":["root"]}`: 400, `POST /v1/keys {"role":"x"}`: 400, `DELETE /v1/keys/key_none`: 404, `GET /v1/keys?tenant=none`: 200,
+	} {
+		parts := strings.SplitN(route, " ", 3)
+		body := ""
+		if len(parts) == 3 {
+			body = parts[2]
+		}
+		if r := b.callAs(b.admin, parts[0]+" "+parts[1], body); r.status != want {
+			t.Errorf("%s: %d %s; want %d", route, r.status, r.body, want)
+		}
+	}
+	if strings.Contains(b.log.String(), secret) {
+		t.Error("the log has the secret")
+	}
+}

@@ -1,0 +1,283 @@
+package api_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/api"
+)
+
+func TestHonestAboutWhatIsMissing(t *testing.T) {
+	b := newBench(t)
+	for _, route := range []string{
+		"POST /sandboxes/i1/pause", "POST /sandboxes/i1/snapshots", "GET /snapshots", "POST /sandboxes/i1/fork",
+		"PUT /sandboxes/i1/network", "POST /v3/templates", "POST /v2/templates/t/builds/b", "GET /templates/t/builds/b/status",
+		"GET /templates/t/files/0a", "DELETE /templates/t", "POST /templates/tags", "GET /templates/t/tags", "GET /templates/t/tags/count", "PATCH /v2/templates/t",
+		"GET /volumes", "POST /volumes", "PUT /volumecontent/v/file", "POST /secrets", "GET /teams/t/metrics", "GET /api-keys/",
+	} {
+		if r := b.call(route, "{}"); r.status != 501 || !strings.Contains(r.message(t), "this server does not implement") {
+			t.Errorf("%s: %d %s", route, r.status, r.body)
+		}
+		if r := b.callAs("", route, "{}"); r.status != 401 {
+			t.Errorf("%s without a key: %d", route, r.status)
+		}
+	}
+}
+
+func TestRoutesThatAreNone(t *testing.T) {
+	b := newBench(t)
+	for route, want := range map[string]int{
+		"GET /": 404, "GET /nothing": 404, "PATCH /sandboxes": 405, "DELETE /v2/sandboxes": 405,
+		"GET /sandboxes/i1/connect": 405, "GET /..%2f..%2fetc/passwd": 404,
+	} {
+		if r := b.call(route, ""); r.status != want || r.message(t) == "" {
+			t.Errorf("%s: %d %s; want %d", route, r.status, r.body, want)
+		}
+	}
+}
+
+func TestKeysAreAsked(t *testing.T) {
+	b := newBench(t)
+	ask := func(header, value, path string) reply {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.url+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if header != "" {
+			req.Header.Set(header, value)
+		}
+		return b.send(req)
+	}
+	for _, c := range []struct {
+		header, value, path string
+		want                int
+	}{
+		{"X-API-KEY", b.key, "/v2/sandboxes", 200},
+		{"x-api-key", b.key, "/v2/sandboxes", 200},
+		{"Authorization", "Bearer " + b.key, "/v2/sandboxes", 200},
+		{"Authorization", "bearer  " + b.key, "/v2/sandboxes", 200},
+		{"Authorization", "Basic " + b.key, "/v2/sandboxes", 401},
+		{"Authorization", b.key, "/v2/sandboxes", 401},
+		{"", "", "/v2/sandboxes", 401},
+		{"X-API-KEY", "e2b_0000000000000000000000000000000000000000", "/v2/sandboxes", 401},
+		{"X-API-KEY", b.key[:len(b.key)-1], "/v2/sandboxes", 401},
+		{"X-API-KEY", b.key, "/v1/keys", 403},
+		{"X-API-KEY", b.admin, "/v1/keys", 200},
+		{"X-API-KEY", b.key, "/metrics", 403},
+		{"Authorization", "Bearer " + b.admin, "/metrics", 200},
+		{"", "", "/health", 200},
+	} {
+		if r := ask(c.header, c.value, c.path); r.status != c.want {
+			t.Errorf("%s: %.12s… on %s: %d %s; want %d", c.header, c.value, c.path, r.status, r.body, c.want)
+		}
+	}
+	open := newBench(t, func(cfg *api.Config) { cfg.OpenMetrics = true })
+	if r := open.callAs("", "GET /metrics", ""); r.status != 200 || !strings.Contains(r.body, "bulkhead_api_requests_in_flight") {
+		t.Errorf("open metrics: %d %.80s", r.status, r.body)
+	}
+}
+
+func TestOwnList(t *testing.T) {
+	b := newBench(t)
+	var ids []string // newest first
+	for i := range 7 {
+		r := b.call("POST /v1/sandboxes", fmt.Sprintf(`{"template":"base","metadata":{"n":"%d"}}`, i%2))
+		if r.status != 201 {
+			t.Fatalf("%d %s", r.status, r.body)
+		}
+		ids = append([]string{r.object(t)["sandboxID"].(string)}, ids...)
+	}
+	var gone []string
+	for i := 1; i < len(ids); i += 2 {
+		if r := b.call("DELETE /sandboxes/"+ids[i], ""); r.status != 204 {
+			t.Fatalf("%d %s", r.status, r.body)
+		}
+		gone = append(gone, ids[i])
+	}
+	all := func(query string) (got []string, pages int) {
+		t.Helper()
+		for token := ""; pages == 0 || token != ""; pages++ {
+			r := b.call("GET /v1/sandboxes?"+query+"&nextToken="+token, "")
+			var page []bulkhead.Sandbox
+			if err := json.Unmarshal([]byte(r.body), &page); err != nil || r.status != 200 {
+				t.Fatalf("%s: %d %s", query, r.status, r.body)
+			}
+			for _, sb := range page {
+				if (sb.State == bulkhead.StateEnded) != (sb.End != nil) {
+					t.Errorf("%s is %s with end %v", sb.ID, sb.State, sb.End)
+				}
+				got = append(got, sb.ID)
+			}
+			token = r.header.Get("X-Next-Token")
+		}
+		return got, pages
+	}
+	for _, c := range []struct {
+		query string
+		want  []string
+		pages int
+	}{
+		{"", []string{ids[0], ids[2], ids[4], ids[6]}, 1},
+		{"limit=4", []string{ids[0], ids[2], ids[4], ids[6]}, 1},
+		{"state=ended", gone, 1},
+		{"state=ended&limit=1", gone, 3},
+		{"state=running,ended&limit=2", ids, 4},
+		{"state=running&state=ending&state=ended", ids, 1},
+		{"state=ended,running&limit=7", ids, 1},
+		{"state=ended&metadata=n%3D1", []string{ids[1], ids[3], ids[5]}, 1},
+		{"state=ended&template=code-interpreter-v1", nil, 1},
+		{"state=running,ended&startedAfter=2100-01-01T00:00:00Z", nil, 1},
+	} {
+		got, pages := all(c.query)
+		if diff := cmp.Diff(c.want, got); diff != "" || pages != c.pages {
+			t.Errorf("%s: %d pages, want %d (-want +got):\n%s", c.query, pages, c.pages, diff)
+		}
+	}
+	if r := b.callAs(b.other, "GET /v1/sandboxes?state=running,ended", ""); r.body != "[]" {
+		t.Errorf("another tenant sees %s", r.body)
+	}
+	for query, message := range map[string]string{
+		"state=paused": `state is "paused"; it must be running, ending or ended`, "state=": `state is ""`,
+		"limit=101": "limit is", "nextToken=x": "nextToken", "startedAfter=x": "startedAfter",
+	} {
+		if r := b.call("GET /v1/sandboxes?"+query, ""); r.status != 400 || !strings.Contains(r.message(t), message) {
+			t.Errorf("%s: %d %s; want 400 …%s…", query, r.status, r.body, message)
+		}
+	}
+}
+
+func TestHealth(t *testing.T) {
+	var sick error
+	b := newBench(t, func(cfg *api.Config) { cfg.Healthy = func(context.Context) error { return sick } })
+	if r := b.callAs("", "GET /health", ""); r.status != 200 {
+		t.Errorf("healthy: %d %s", r.status, r.body)
+	}
+	sick = bulkhead.Errorf(bulkhead.CodeUnavailable, "the disk is full")
+	if r := b.callAs("", "GET /health", ""); r.status != 503 || !strings.Contains(r.message(t), "the disk is full") {
+		t.Errorf("sick: %d %s", r.status, r.body)
+	}
+}
+
+func TestBusyServerRefuses(t *testing.T) {
+	hold, held := make(chan struct{}), make(chan struct{})
+	b := newBench(t, func(cfg *api.Config) {
+		cfg.MaxInFlight = 1
+		cfg.Lookup = slowLookup{cfg.Lookup, held, hold}
+	})
+	done := make(chan reply)
+	go func() { done <- b.call("GET /v2/sandboxes", "") }()
+	<-held
+	r := b.call("GET /templates", "")
+	if r.status != 503 || r.header.Get("Retry-After") != "1" || !strings.Contains(r.message(t), "busy with 1 requests") {
+		t.Errorf("while busy: %d %s", r.status, r.body)
+	}
+	close(hold)
+	if r := <-done; r.status != 200 {
+		t.Errorf("the first one: %d", r.status)
+	}
+	if r := b.call("GET /templates", ""); r.status != 200 {
+		t.Errorf("after it: %d", r.status)
+	}
+}
+
+// slowLookup answers lists when it is let.
+type slowLookup struct {
+	api.Lookup
+	held chan<- struct{}
+	hold <-chan struct{}
+}
+
+func (s slowLookup) List(ctx context.Context, f bulkhead.Filter) ([]bulkhead.Sandbox, error) {
+	s.held <- struct{}{}
+	<-s.hold
+	return s.Lookup.List(ctx, f)
+}
+
+// The body of a request that is refused anyway is not waited for.
+func TestRefusesBeforeReadingTheBody(t *testing.T) {
+	b := newBench(t)
+	body, unsent := io.Pipe()
+	defer unsent.Close()
+	req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v2/sandboxes", body)
+	rec := httptest.NewRecorder()
+	b.handler.ServeHTTP(rec, req)
+	if rec.Code != 401 {
+		t.Errorf("without a key: %d", rec.Code)
+	}
+}
+
+func TestPanicsAnswer500(t *testing.T) {
+	b := newBench(t, func(cfg *api.Config) { cfg.Lookup = nil })
+	r := b.call("GET /v2/sandboxes", "")
+	if r.status != 500 || !strings.Contains(r.message(t), r.header.Get("X-Request-Id")) || strings.Contains(r.body, "nil pointer") {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	if !strings.Contains(b.log.String(), "nil pointer") || !strings.Contains(b.log.String(), r.header.Get("X-Request-Id")) {
+		t.Errorf("log: %s", b.log)
+	}
+	if r := b.call("GET /templates", ""); r.status != 200 {
+		t.Errorf("after the panic: %d", r.status)
+	}
+}
+
+func TestRequestIDs(t *testing.T) {
+	b := newBench(t)
+	for given, kept := range map[string]bool{"abc-1": true, "": false, "evil id": false, strings.Repeat("x", 65): false} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.url+"/health", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Request-Id", given)
+		if got := b.send(req).header.Get("X-Request-Id"); got == "" || (got == given) != kept {
+			t.Errorf("given %q, answered %q", given, got)
+		}
+	}
+}
+
+// What a client writes into a path must not become a label.
+func TestMetricLabelsAreFew(t *testing.T) {
+	b := newBench(t)
+	for i := range 50 {
+		b.call(fmt.Sprintf("GET /sandboxes/i%d", i), "")
+		b.call(fmt.Sprintf("GET /nothing/%d", i), "")
+		b.call(fmt.Sprintf("GET //sandboxes/../%d", i), "")
+		for _, path := range []string{fmt.Sprintf("/volumecontent/%d", i), "/api-keys", fmt.Sprintf("/teams/%d", i)} {
+			req := httptest.NewRequestWithContext(t.Context(), http.MethodConnect, "/", nil)
+			req.URL.Path = path
+			b.handler.ServeHTTP(httptest.NewRecorder(), req)
+		}
+	}
+	r := b.callAs(b.admin, "GET /metrics", "")
+	routes := map[string]bool{}
+	for line := range strings.SplitSeq(r.body, "\n") {
+		if _, after, ok := strings.Cut(line, `route="`); ok {
+			routes[after[:strings.Index(after, `"`)]] = true
+		}
+	}
+	if len(routes) > 5 || !routes["GET /sandboxes/{id}"] {
+		t.Errorf("routes: %v", routes)
+	}
+}
+
+func TestClientThatLeaves(t *testing.T) {
+	b := newBench(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	b.failOnce("List", fmt.Errorf("list: %w", context.Canceled))
+	req := httptest.NewRequestWithContext(ctx, http.MethodGet, "/v2/sandboxes", nil)
+	req.Header.Set("X-API-KEY", b.key)
+	b.handler.ServeHTTP(httptest.NewRecorder(), req)
+	if strings.Contains(b.log.String(), "level=ERROR") {
+		t.Errorf("logged as the server's failure: %s", b.log)
+	}
+}
