@@ -1,5 +1,70 @@
 package main
 
-import "gvisor.dev/gvisor/runsc/cli/maincli"
+import (
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
 
-func main() { maincli.Main() }
+	"github.com/alecthomas/kong"
+
+	"github.com/bulkheadhq/bulkhead/internal/cli"
+	"github.com/bulkheadhq/bulkhead/internal/config"
+	"github.com/bulkheadhq/bulkhead/internal/driver/gvisor/runsc"
+)
+
+func main() {
+	if runsc.Is(os.Args[0]) {
+		runsc.Main()
+	}
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// grammar is the whole command line.
+type grammar struct {
+	cli.Flags
+	cli.Commands
+
+	Serve serveCmd `cmd:"" help:"Run the server: API, data plane and this host's sandboxes."`
+}
+
+// run is the program without its process.
+func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
+	var g grammar
+	data := os.Getenv("BULKHEAD_DATA")
+	if data == "" {
+		data = config.DefaultData
+	}
+	return cli.Main(ctx, &cli.Env{
+		Stdin: in, Stdout: out, Stderr: errOut,
+		URL: os.Getenv("BULKHEAD_URL"), Key: os.Getenv("BULKHEAD_API_KEY"),
+		Credentials: filepath.Join(data, credentialsFile),
+		NoColor:     os.Getenv("NO_COLOR") != "", Term: os.Getenv("TERM"),
+		Templates: &builder{data: data}, Version: version(),
+		Options: []kong.Option{kong.Configuration(config.Load)},
+	}, &g, args)
+}
+
+// version is what the binary says it is.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	return info.Main.Version + " (" + info.GoVersion + ", gVisor " + gvisorVersion() + ")"
+}
+
+// gvisorVersion is that of the gVisor that is part of the binary.
+func gvisorVersion() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	for _, m := range info.Deps {
+		if m.Path == "gvisor.dev/gvisor" {
+			return m.Version
+		}
+	}
+	return "unknown"
+}

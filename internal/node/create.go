@@ -175,6 +175,41 @@ func (n *Node) identity(sb bulkhead.Sandbox, req bulkhead.CreateRequest, t bulkh
 	}
 }
 
+// readyTry is how long one attempt to reach a restored box may take. A packet
+// that comes before the box's network is up is lost, and the kernel would send
+// the next one only after a second.
+const readyTry = 25 * time.Millisecond
+
+// Ready blocks until the box's envd answers, or ctx is done. It leaves a
+// connection behind, which the binding of the box's identity will use.
+func (n *Node) Ready(ctx context.Context, p pool.Part) error {
+	for try := readyTry; ; try = min(2*try, time.Second) {
+		err := n.ping(ctx, p.Addr(), try)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (n *Node) ping(ctx context.Context, addr netip.Addr, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, boxURL(addr, "/health"), http.NoBody)
+	if err != nil {
+		return fmt.Errorf("ask for health: %w", err)
+	}
+	resp, err := n.client.Do(req)
+	if err != nil {
+		return fmt.Errorf("ask for health: %w", err)
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 4096)) // so that the connection can be used again
+	if resp.StatusCode != http.StatusNoContent {
+		return fmt.Errorf("envd answered %d when asked for its health", resp.StatusCode)
+	}
+	return nil
+}
+
 // initBox gives a box its identity. The box is not trusted with the answer: only
 // its status is read.
 func (n *Node) initBox(ctx context.Context, addr netip.Addr, id boxrpc.Init) error {
@@ -209,7 +244,7 @@ func boxTransport() *http.Transport {
 	return &http.Transport{
 		DialContext:            (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: -1}).DialContext,
 		MaxIdleConnsPerHost:    1,
-		IdleConnTimeout:        20 * time.Second,
+		IdleConnTimeout:        2 * time.Hour, // longer than a box waits in a pool
 		ResponseHeaderTimeout:  20 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true,

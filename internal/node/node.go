@@ -135,9 +135,13 @@ func (n *Node) Drain() {
 // of them, or ctx is done.
 func (n *Node) Shutdown(ctx context.Context) error {
 	n.Drain()
+	var ends sync.WaitGroup
 	for _, l := range n.leases() {
-		n.end(ctx, l, bulkhead.End{Cause: bulkhead.CauseKilled, Detail: "the server was shut down"})
+		ends.Go(func() {
+			n.end(ctx, l, bulkhead.End{Cause: bulkhead.CauseKilled, Detail: "the server was shut down"})
+		})
 	}
+	ends.Wait()
 	return n.Wait(ctx)
 }
 

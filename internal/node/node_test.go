@@ -30,8 +30,6 @@ type world struct {
 	parts  *fake.Parts
 	store  *store.Store
 	envd   *envd
-
-	mu     sync.Mutex
 	limits int // sandboxes a node may hold
 }
 
@@ -380,7 +378,7 @@ func fork(t *testing.T, w *world) *world {
 			t.Fatal(err)
 		}
 	}
-	c := *w //nolint:govet // the mutex guards nothing yet
+	c := *w
 	c.t, c.store = t, s
 	c.driver, c.parts = w.driver.Clone(), w.parts.Clone()
 	return &c

@@ -20,6 +20,8 @@ type Maker struct {
 	// Snapshots holds warm images; nil, or a driver without the capability, makes
 	// every box from nothing.
 	Snapshots *Snapshots
+	// Ready, when set, blocks until a restored box answers over its network.
+	Ready func(ctx context.Context, p Part) error
 	// Log gets what has nobody to return it to.
 	Log *slog.Logger
 }
@@ -82,6 +84,11 @@ func (m *Maker) warm(ctx context.Context, b *Box) error {
 		}
 	} else if err := m.Driver.Start(ctx, b.ID); err != nil {
 		return fmt.Errorf("start box: %w", err)
+	}
+	if m.Ready != nil {
+		if err := m.Ready(ctx, b.Part); err != nil {
+			return fmt.Errorf("reach box: %w", err)
+		}
 	}
 	b.WarmAt = time.Now()
 	return nil

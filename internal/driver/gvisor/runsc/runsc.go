@@ -15,11 +15,15 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"gvisor.dev/gvisor/runsc/cli/maincli"
+	"gvisor.dev/gvisor/runsc/specutils"
 )
 
-// Is reports whether argv0 asks for runsc: "runsc", or the names "runsc-sandbox"
-// and "runsc-gofer" that runsc gives its own children.
-func Is(argv0 string) bool { return strings.HasPrefix(filepath.Base(argv0), "runsc") }
+// Is reports whether argv0 asks for runsc: "runsc", the names "runsc-sandbox" and
+// "runsc-gofer" that runsc gives its own children, or the path under which it
+// starts its helpers. Nobody else starts us under that path as argv[0].
+func Is(argv0 string) bool {
+	return strings.HasPrefix(filepath.Base(argv0), "runsc") || argv0 == specutils.ExePath
+}
 
 // Main runs runsc on os.Args and does not return.
 func Main() {

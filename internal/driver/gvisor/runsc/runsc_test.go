@@ -36,7 +36,7 @@ func TestTellSize(t *testing.T) {
 
 func TestIs(t *testing.T) {
 	for argv0, want := range map[string]bool{
-		"runsc": true, "/usr/bin/runsc": true, "runsc-sandbox": true, "runsc-gofer": true, "bulkhead": false, "runc": false,
+		"runsc": true, "/usr/bin/runsc": true, "runsc-sandbox": true, "runsc-gofer": true, "/proc/self/exe": true, "bulkhead": false, "runc": false,
 	} {
 		if got := Is(argv0); got != want {
 			t.Errorf("Is(%q) = %v", argv0, got)
