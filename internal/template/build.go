@@ -156,7 +156,7 @@ func (b *build) make(ctx context.Context, r Recipe, src source, digest string) (
 	if err != nil {
 		return record{}, err
 	}
-	if err := w.run(ctx); err != nil {
+	if err := privateMounts(func() error { return w.run(ctx) }); err != nil {
 		return record{}, err
 	}
 	rec := w.record(digest)
@@ -200,6 +200,7 @@ func (w *work) seal(rec record) error {
 
 // run does the steps of the build, in order.
 func (w *work) run(ctx context.Context) error {
+	defer w.closeParent()
 	steps := w.steps()
 	for i, step := range steps {
 		w.build.begin(Event{Template: w.recipe.Name, Step: i + 1, Steps: len(steps), Action: step.action})

@@ -136,21 +136,6 @@ func (w *work) keepCABundle(root *os.Root) error {
 	return nil
 }
 
-// copyParent copies the parent's tree out of its image.
-func (w *work) copyParent(ctx context.Context) error {
-	p := w.src.parent
-	for k, v := range p.Env {
-		w.env[k] = v
-	}
-	w.user, w.workdir = p.User, p.Workdir
-	lower := filepath.Join(w.dir, "lower")
-	if err := os.Mkdir(lower, 0o700); err != nil {
-		return fmt.Errorf("copy template: %w", err)
-	}
-	return w.host(ctx, "/bin/sh", "-ec", `mount -t erofs -o loop,ro,nodev,nosuid "$1" "$2" && cp -a "$2/." "$3"`,
-		"sh", p.Image, lower, w.root)
-}
-
 // writeImage packs the tree. gVisor maps files out of the image, so their data
 // is neither compressed nor inline, and it knows no extended attributes.
 // Times are kept, since compiled Python files are checked against them.

@@ -9,8 +9,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	imagename "github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -187,5 +190,21 @@ func noResidue(t testing.TB, s *Store) {
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	if err != nil || bytes.Contains(mounts, []byte(s.cfg.Dir)) {
 		t.Errorf("mounts left: %s, %v", mounts, err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; { // the thread that mounted ends a little later
+		loops, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+		if err != nil {
+			t.Fatal(err)
+		}
+		left := slices.ContainsFunc(loops, func(file string) bool {
+			b, err := os.ReadFile(file)
+			return err == nil && strings.HasPrefix(string(b), s.cfg.Dir)
+		})
+		if !left {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("a loop device is still there")
+		}
 	}
 }

@@ -55,7 +55,7 @@ func (w *work) steps() []step {
 	var s []step
 	switch {
 	case w.src.parent != nil:
-		s = append(s, step{"copy template " + r.From.Template, w.copyParent})
+		s = append(s, step{"open template " + r.From.Template, w.openParent})
 	case w.src.image != nil:
 		s = append(s, step{"unpack image", w.unpackImage})
 	default:
