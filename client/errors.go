@@ -149,6 +149,7 @@ var connectCode = map[connect.Code]bulkhead.Code{
 	connect.CodeResourceExhausted:  bulkhead.CodeQuotaExceeded,
 	connect.CodeUnimplemented:      bulkhead.CodeUnsupported,
 	connect.CodeUnavailable:        bulkhead.CodeUnavailable,
+	connect.CodeCanceled:           bulkhead.CodeUnavailable, // by the box's side: ours is seen before
 	connect.CodeDeadlineExceeded:   bulkhead.CodeTimeout,
 }
 

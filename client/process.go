@@ -146,12 +146,13 @@ func (s *Sandbox) Start(ctx context.Context, cmd Command) (*Process, error) {
 	}
 	p := &Process{sandbox: s, tty: cmd.TTY != nil, user: cmd.User, limit: cmd.Timeout, started: time.Now()}
 	if at, ok := ctx.Deadline(); ok && (p.limit == 0 || time.Until(at) < p.limit) {
-		p.limit = max(time.Until(at), time.Millisecond)
+		p.limit = time.Until(at)
 	}
 	req := connect.NewRequest(msg)
 	p.headers(req.Header())
-	if p.limit > 0 {
-		req.Header().Set("Connect-Timeout-Ms", strconv.FormatInt(max(p.limit.Milliseconds(), 1), 10))
+	if p.limit != 0 {
+		p.limit = max(p.limit.Truncate(time.Millisecond), time.Millisecond) // what the header can say
+		req.Header().Set("Connect-Timeout-Ms", strconv.FormatInt(p.limit.Milliseconds(), 10))
 	}
 	ctx, p.stop = p.streamContext(ctx)
 	stream, err := s.processes.Start(ctx, req)

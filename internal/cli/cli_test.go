@@ -68,13 +68,30 @@ func TestScripts(t *testing.T) {
 			}
 			looping := make(chan struct{}, 16)
 			e.Values[loopKey{}] = looping
+			home := filepath.Join(e.WorkDir, "home")
+			if err := os.Mkdir(home, 0o755); err != nil {
+				return err
+			}
+			envd, err := fakeserver.NewEnvd(e.WorkDir, home)
+			if err != nil {
+				return err
+			}
+			e.Defer(func() {
+				if err := envd.Close(); err != nil {
+					e.T().Log("end the programs of the test:", err)
+				}
+			})
 			srv.Box = func(_ bulkhead.Sandbox, port int) http.Handler {
-				if port == boxrpc.InterpreterPort {
+				switch port {
+				case boxrpc.EnvdPort:
+					return envd
+				case boxrpc.InterpreterPort:
 					return &fakeserver.Interpreter{Play: func(r *http.Request, code string, emit func(fakeserver.Event)) error {
 						return play(r, srv, looping, code, emit)
 					}}
+				default:
+					return nil
 				}
-				return nil
 			}
 			hs := httptest.NewServer(srv)
 			e.Defer(hs.Close)
@@ -92,6 +109,7 @@ func TestScripts(t *testing.T) {
 			"credentials": credentials,
 			"key":         setKey,
 			"loops":       awaitLoop,
+			"await":       await,
 		},
 	})
 }
@@ -249,4 +267,22 @@ func credentials(ts *testscript.TestScript, _ bool, args []string) {
 // setKey makes the content of a file $BULKHEAD_API_KEY: key FILE.
 func setKey(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv("BULKHEAD_API_KEY", strings.TrimSpace(ts.ReadFile(args[0])))
+}
+
+// await waits until a file is there: await FILE.
+func await(ts *testscript.TestScript, _ bool, args []string) {
+	path := ts.MkAbs(args[0])
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := os.Stat(path); err == nil {
+			return
+		}
+		select {
+		case <-deadline:
+			ts.Fatalf("%s is not there after 10 s", args[0])
+		case <-tick.C:
+		}
+	}
 }

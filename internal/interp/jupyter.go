@@ -27,7 +27,8 @@ type jupyter struct {
 	log     *slog.Logger
 	key     string
 	session string
-	byMsg   bool // it is interrupted by a message
+	byMsg   bool  // it is interrupted by a message
+	limit   int64 // bytes of a message, and of messages that wait
 	base    map[string]string
 	done    chan struct{}
 	noise   tail
@@ -129,7 +130,7 @@ func startJupyter(ctx context.Context, c jupyterConfig) (*jupyter, error) {
 	k := &jupyter{
 		lang: c.lang, grace: c.grace, log: c.log, key: conn.Key, session: uuid.NewString(),
 		byMsg: c.lang.message || c.spec.InterruptMode == "message",
-		base:  env, done: make(chan struct{}), env: map[string]string{},
+		limit: c.limit, base: env, done: make(chan struct{}), env: map[string]string{},
 	}
 	k.proc, err = c.account.start(command{
 		argv: c.spec.argv(file), env: env, dir: c.dir, stdout: &k.noise, stderr: &k.noise,
@@ -142,7 +143,7 @@ func startJupyter(ctx context.Context, c jupyterConfig) (*jupyter, error) {
 		_ = os.RemoveAll(c.scratch) //nolint:errcheck // the box's own scratch space
 		close(k.done)
 	}()
-	if err := k.connect(ctx, conn, c.limit); err != nil {
+	if err := k.connect(ctx, conn); err != nil {
 		k.Close()
 		return nil, fmt.Errorf("start %s kernel: %w: %s", c.spec.name, err, k.noise.String())
 	}
@@ -150,7 +151,7 @@ func startJupyter(ctx context.Context, c jupyterConfig) (*jupyter, error) {
 }
 
 // connect opens the sockets and waits until the kernel answers on all of them.
-func (k *jupyter) connect(ctx context.Context, conn connection, limit int64) error {
+func (k *jupyter) connect(ctx context.Context, conn connection) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
@@ -181,7 +182,7 @@ func (k *jupyter) connect(ctx context.Context, conn connection, limit int64) err
 			_ = c.Close() //nolint:errcheck // ends the reader of it
 		}()
 		release := context.AfterFunc(ctx, func() { _ = c.Close() }) //nolint:errcheck // ends the handshake
-		*s.channel, err = openChannel(c, s.typ, s.id, limit)
+		*s.channel, err = openChannel(c, s.typ, s.id, k.limit)
 		release()
 		if err != nil {
 			return err
@@ -262,26 +263,47 @@ func (k *jupyter) ask(c *channel, typ string, content any) (string, error) {
 // read takes the messages of one socket until it is closed. first, if not nil,
 // also gets them, for the greeting.
 func (k *jupyter) read(c *channel, first, take func(jupyterMessage)) {
+	box := newMailbox(k.limit)
+	go func() {
+		defer box.close()
+		for {
+			frames, dropped, err := c.receive()
+			if err != nil {
+				k.proc.end() // without this socket it is of no use
+				return
+			}
+			box.put(mail{frames: frames, dropped: dropped})
+		}
+	}()
 	for {
-		frames, dropped, err := c.receive()
-		if err != nil {
-			k.proc.end() // without this socket it is of no use
+		batch := box.take()
+		if len(batch) == 0 {
 			return
 		}
-		if dropped > 0 {
-			k.deliver(func(r *jupyterRun) { r.sink.Emit(Event{Kind: EventOversize, Size: dropped}); r.sink.Flush() })
+		for _, m := range batch {
+			k.open(m, first, take)
 		}
-		m, err := decodeMessage(k.key, frames)
-		if err != nil {
-			if dropped == 0 {
-				k.log.Warn("kernel sent what is no message", "error", err)
-			}
-			continue
+		k.deliver(func(r *jupyterRun) { r.sink.Flush() })
+	}
+}
+
+// open checks one message and hands it on.
+func (k *jupyter) open(m mail, first, take func(jupyterMessage)) {
+	if m.dropped > 0 {
+		k.deliver(func(r *jupyterRun) { r.sink.Emit(Event{Kind: EventOversize, Size: m.dropped}) })
+	}
+	msg, err := decodeMessage(k.key, m.frames)
+	if err != nil {
+		if m.dropped == 0 {
+			k.log.Warn("kernel sent what is no message", "error", err)
 		}
-		if first != nil {
-			first(m)
-		}
-		take(m)
+		return
+	}
+	if first != nil {
+		first(msg)
+	}
+	if msg.Parent != "" {
+		take(msg)
 	}
 }
 

@@ -19,8 +19,8 @@ type jupyterRun struct {
 	ended     chan struct{}
 
 	replied, idle bool // of the request
+	fenced        bool // nothing more is to come, as far as the fence can tell
 	failed        bool
-	fenced        int // how many of the fence's reply and idle have come
 }
 
 // deliver calls f with the execution that is under way, if there is one.
@@ -211,8 +211,8 @@ func (k *jupyter) replied(m jupyterMessage) {
 				r.fail(Event{Kind: EventError, Name: "ExecutionAborted", Value: "Execution was aborted"})
 			}
 			r.replied = true
-		case r.fence:
-			r.fenced++
+		case r.fence: // it is served before the last output is out, so it may only fail here
+			r.fenced = r.fenced || c.Status != "ok"
 		}
 		r.check()
 	})
@@ -247,17 +247,10 @@ func (k *jupyter) published(m jupyterMessage) {
 		case "error":
 			r.fail(Event{Kind: EventError, Name: c.Name, Value: c.Value, Traceback: strings.Join(c.Traceback, "\n")})
 		case "status":
-			if c.State == "idle" && m.Parent == r.id {
-				r.idle = true
-			} else if c.State == "idle" {
-				r.fenced++
-			}
+			r.idle = r.idle || (c.State == "idle" && m.Parent == r.id)
 		case fenceType:
-			if c.Fence == r.fenceID {
-				r.fenced = 2
-			}
+			r.fenced = r.fenced || c.Fence == r.fenceID
 		}
-		r.sink.Flush()
 		r.check()
 	})
 }
@@ -272,7 +265,7 @@ func (r *jupyterRun) fail(e Event) {
 
 // check ends the execution when everything of it has come.
 func (r *jupyterRun) check() {
-	if !r.replied || !r.idle || (r.fence != "" && r.fenced < 2) {
+	if !r.replied || !r.idle || (r.fence != "" && !r.fenced) {
 		return
 	}
 	select {

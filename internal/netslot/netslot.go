@@ -399,7 +399,10 @@ func (a *Allocator) Adopt(n int) (*Slot, error) {
 // that inUse (which may be nil) does not claim: namespace, links, rules. It
 // returns the indexes removed, in order, also next to an error. inUse is called
 // under a lock and must not call back.
-func (a *Allocator) Reap(inUse func(n int) bool) ([]int, error) {
+func (a *Allocator) Reap(ctx context.Context, inUse func(n int) bool) ([]int, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	found, err := a.present()
 	if err != nil {
 		return nil, fmt.Errorf("list network slots: %w", err)

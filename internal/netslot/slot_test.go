@@ -350,7 +350,7 @@ func TestRestart(t *testing.T) {
 	if _, err := second.Adopt(77); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("Adopt of what is not there: %v", err)
 	}
-	removed, err := second.Reap(func(n int) bool { return n == claimed.Index() })
+	removed, err := second.Reap(t.Context(), func(n int) bool { return n == claimed.Index() })
 	must(t, err)
 	if diff := cmp.Diff([]int{lost.Index()}, removed); diff != "" {
 		t.Errorf("reaped (-want +got):\n%s", diff)
@@ -368,7 +368,7 @@ func TestRestart(t *testing.T) {
 	if got := qdiscs(t, l, s.Link()); !slices.Contains(got, "tbf") {
 		t.Errorf("adopted box lost its bandwidth limit: %v", got)
 	}
-	removed, err = second.Reap(nil)
+	removed, err = second.Reap(t.Context(), nil)
 	must(t, err)
 	if diff := cmp.Diff([]int{claimed.Index()}, removed); diff != "" {
 		t.Errorf("reaped at last (-want +got):\n%s", diff)

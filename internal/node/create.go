@@ -180,8 +180,7 @@ func (n *Node) identity(sb bulkhead.Sandbox, req bulkhead.CreateRequest, t bulkh
 // the next one only after a second.
 const readyTry = 25 * time.Millisecond
 
-// Ready blocks until the box's envd answers, or ctx is done. It leaves a
-// connection behind, which the binding of the box's identity will use.
+// Ready blocks until the box's envd answers, or ctx is done.
 func (n *Node) Ready(ctx context.Context, p pool.Part) error {
 	for try := readyTry; ; try = min(2*try, time.Second) {
 		err := n.ping(ctx, p.Addr(), try)
@@ -203,7 +202,6 @@ func (n *Node) ping(ctx context.Context, addr netip.Addr, limit time.Duration) e
 		return fmt.Errorf("ask for health: %w", err)
 	}
 	defer resp.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 4096)) // so that the connection can be used again
 	if resp.StatusCode != http.StatusNoContent {
 		return fmt.Errorf("envd answered %d when asked for its health", resp.StatusCode)
 	}
@@ -238,13 +236,13 @@ func boxURL(addr netip.Addr, path string) string {
 	return "http://" + net.JoinHostPort(addr.String(), strconv.Itoa(boxrpc.EnvdPort)) + path
 }
 
-// boxTransport reaches boxes and nothing else: no proxy, few idle connections,
-// small headers.
+// boxTransport reaches boxes and nothing else: no proxy, small headers.
 func boxTransport() *http.Transport {
 	return &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: -1}).DialContext,
-		MaxIdleConnsPerHost:    1,
-		IdleConnTimeout:        2 * time.Hour, // longer than a box waits in a pool
+		DialContext: (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: -1}).DialContext,
+		// An address is used by one box after another: a connection that is kept
+		// could lead to one that is gone.
+		DisableKeepAlives:      true,
 		ResponseHeaderTimeout:  20 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 		DisableCompression:     true,

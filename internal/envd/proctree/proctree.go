@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -96,7 +97,7 @@ func parse(stat []byte) (Process, bool) {
 		Threads:  max(1, number(fields[fieldThreads])),
 		Resident: max(0, number(fields[fieldRSS])) * int64(os.Getpagesize()),
 		Zombie:   fields[fieldState][0] == 'Z' || fields[fieldState][0] == 'X',
-		Name:     string(stat[open+1 : end]),
+		Name:     strings.ToValidUTF8(string(stat[open+1:end]), "�"),
 	}
 	return p, p.Pid > 0
 }

@@ -111,12 +111,16 @@ func TestPrograms(t *testing.T) {
 		{"nothing", `let a = 1`, ``, `null`, true},
 		{"escapes", `"a\"\\\n\u0001\ud800é😀"`, ``, `"a\"\\\n\u0001\ud800é😀"`, true},
 		{"numbers", `[1/0, NaN, -0, 1e21, 0.1, 1e-7, 123456789012]`, ``, `[null,null,0,1e+21,0.1,1e-7,123456789012]`, true},
-		{"json rules", `({a: undefined, b: () => 1, c: [undefined, () => 1], d: new Date(0), e: null, f: true})`, ``,
-			`{"c":[null,null],"d":"1970-01-01T00:00:00.000Z","e":null,"f":true}`, true},
+		{
+			"json rules", `({a: undefined, b: () => 1, c: [undefined, () => 1], d: new Date(0), e: null, f: true})`, ``,
+			`{"c":[null,null],"d":"1970-01-01T00:00:00.000Z","e":null,"f":true}`, true,
+		},
 		{"toJSON", `({a: {toJSON(k) { return 7 }}})`, ``, `{"a":7}`, true},
-		{"modern syntax", `const {a, ...rest} = {a: 1, b: 2, c: [3, ...[4, 5]]}; class P { #x = 1; get() { return this.#x ?? 0 } }
+		{
+			"modern syntax", `const {a, ...rest} = {a: 1, b: 2, c: [3, ...[4, 5]]}; class P { #x = 1; get() { return this.#x ?? 0 } }
 			const o = {...rest, p: new P().get?.(), t: ` + "`${a}-${rest.b}`" + `}; o.c.includes(4) && Object.entries(o).length === 4 && o`,
-			``, `{"b":2,"c":[3,4,5],"p":1,"t":"1-2"}`, true},
+			``, `{"b":2,"c":[3,4,5],"p":1,"t":"1-2"}`, true,
+		},
 		{"collections", `const m = new Map([["a", 1], ["b", 2]]); const s = new Set([1, 1, 2]);
 			[...m.keys(), ...s, ...m.entries()].flat().join("|")`, ``, `"a|b|1|2|a|1|b|2"`, true},
 		{"regular expressions", `"a1b22".replace(/\d+/g, d => "<" + d + ">") + /b(\d)/.exec("b2")[1]`, ``, `"a<1>b<22>2"`, true},
@@ -139,9 +143,11 @@ func TestPrograms(t *testing.T) {
 		{"eval", `eval("1 + 1")`, ``, `2`, false},
 		{"url", `const u = new URL("https://a.example/p?x=1"); [u.hostname, u.searchParams.get("x")]`, ``, `["a.example","1"]`, false},
 		{"text", `new TextDecoder().decode(new TextEncoder().encode("grüß"))`, ``, `"grüß"`, false},
-		{"digest", `const h = await crypto.subtle.digest("SHA-256", new TextEncoder().encode("abc"));
+		{
+			"digest", `const h = await crypto.subtle.digest("SHA-256", new TextEncoder().encode("abc"));
 			return [...new Uint8Array(h)].map(b => b.toString(16).padStart(2, "0")).join("")`, ``,
-			`"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"`, false},
+			`"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"`, false,
+		},
 		{"uuid", `/^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/.test(crypto.randomUUID())`, ``, `true`, false},
 		{"clone", `const a = {d: new Date(5), m: new Map([[1, {x: 1}]]), s: new Set([2])}; a.self = a;
 			const b = structuredClone(a); [b.self === b, b !== a, b.d.getTime(), b.m.get(1).x, b.s.has(2)]`, ``, `[true,true,5,1,true]`, false},

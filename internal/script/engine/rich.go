@@ -18,10 +18,17 @@ var buffers = []struct {
 	size int64
 }{
 	{"ArrayBuffer", 1},
-	{"Int8Array", 1}, {"Uint8Array", 1}, {"Uint8ClampedArray", 1},
-	{"Int16Array", 2}, {"Uint16Array", 2},
-	{"Int32Array", 4}, {"Uint32Array", 4}, {"Float32Array", 4},
-	{"Float64Array", 8}, {"BigInt64Array", 8}, {"BigUint64Array", 8},
+	{"Int8Array", 1},
+	{"Uint8Array", 1},
+	{"Uint8ClampedArray", 1},
+	{"Int16Array", 2},
+	{"Uint16Array", 2},
+	{"Int32Array", 4},
+	{"Uint32Array", 4},
+	{"Float32Array", 4},
+	{"Float64Array", 8},
+	{"BigInt64Array", 8},
+	{"BigUint64Array", 8},
 }
 
 // wrapBuffers puts a proxy that charges first in the place of each constructor
