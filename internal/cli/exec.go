@@ -108,7 +108,7 @@ func (c *ExecCmd) Run(ctx context.Context, a *App) error {
 		if err := a.printJSON(rep); err != nil {
 			return err
 		}
-	} else if rep.End.Cause != bulkhead.CauseExited {
+	} else if rep.End.Cause != bulkhead.CauseExited && !signaled(rep.End) {
 		return ended{code: rep.ExitCode, say: evidence(rep.End)}
 	}
 	return endedWith(rep.ExitCode)
@@ -143,10 +143,8 @@ func (a *App) forward(ctx context.Context, p *client.Process) (stop func()) {
 			case <-ctx.Done():
 				return
 			case sig := <-got:
-				if n, ok := sig.(syscall.Signal); ok {
-					if err := p.Signal(ctx, client.Signal(n)); err != nil && ctx.Err() == nil && bulkhead.CodeOf(err) != bulkhead.CodeNotFound {
-						a.note("signal %v: %s", sig, text(err))
-					}
+				if err := a.signal(ctx, p, sig); err != nil && ctx.Err() == nil {
+					a.note("%v: %s", sig, text(err))
 				}
 			}
 		}
@@ -155,6 +153,23 @@ func (a *App) forward(ctx context.Context, p *client.Process) (stop func()) {
 		signal.Stop(got)
 		cancel()
 	}
+}
+
+// signal sends sig to p, or SIGTERM where the box delivers no other one but
+// SIGKILL, as E2B's own does. That p has ended is no error.
+func (a *App) signal(ctx context.Context, p *client.Process, sig os.Signal) error {
+	n, ok := sig.(syscall.Signal)
+	if !ok {
+		return fmt.Errorf("signal %v has no number", sig)
+	}
+	err := p.Signal(ctx, client.Signal(n))
+	if bulkhead.CodeOf(err) == bulkhead.CodeInvalid {
+		err = p.Signal(ctx, client.SIGTERM)
+	}
+	if bulkhead.CodeOf(err) == bulkhead.CodeNotFound {
+		return nil
+	}
+	return err
 }
 
 // ShellCmd opens a shell.
@@ -231,7 +246,7 @@ func (a *App) interact(ctx context.Context, sb *client.Sandbox, cmd client.Comma
 	switch {
 	case err != nil:
 		return err
-	case end.Cause != bulkhead.CauseExited:
+	case end.Cause != bulkhead.CauseExited && !signaled(end):
 		restore()
 		return ended{code: exitOfEnd(end), say: evidence(end)}
 	default:

@@ -39,10 +39,17 @@ var exitOfCause = map[bulkhead.Cause]int{
 
 // exitOfEnd is the exit code of a program that ended so.
 func exitOfEnd(end bulkhead.End) int {
-	if code, ok := exitOfCause[end.Cause]; ok {
+	if code, ok := exitOfCause[end.Cause]; ok && !signaled(end) {
 		return code
 	}
 	return end.ExitCode & 0xff
+}
+
+// signaled reports whether a client's signal ended the program, or made it end:
+// nothing more has to be said than its exit code. Without an exit code it was
+// the whole sandbox that was killed.
+func signaled(end bulkhead.End) bool {
+	return end.Cause == bulkhead.CauseKilled && end.ExitCode != 0
 }
 
 // usageError is a mistake of whoever typed the command.
