@@ -3,7 +3,6 @@ package interp
 import (
 	"encoding/binary"
 	"encoding/json"
-	"fmt"
 	"strings"
 	"unicode/utf8"
 )
@@ -66,27 +65,7 @@ func (f *frames) feed(p []byte, whole func([]byte), oversize func(int64)) {
 	}
 }
 
-// frame encodes v for the lean kernel.
-func frame(v any) ([]byte, error) {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return nil, fmt.Errorf("encode request: %w", err)
-	}
-	out := binary.BigEndian.AppendUint32(make([]byte, 0, frameHeader+len(data)), uint32(len(data)))
-	return append(out, data...), nil
-}
-
-// leanRequest is what the lean kernel is asked; see kernel/kernel.py.
-type leanRequest struct {
-	Op      string            `json:"op"`
-	Code    string            `json:"code,omitempty"`
-	Env     map[string]string `json:"env,omitempty"`
-	Seed    string            `json:"seed,omitempty"`
-	Preload []string          `json:"preload,omitempty"`
-	Limit   int               `json:"limit,omitempty"`
-}
-
-// leanMessage is what it answers.
+// leanMessage is what a lean kernel says; see kernel/kernel.py.
 type leanMessage struct {
 	Ev        string                     `json:"ev"`
 	Data      map[string]json.RawMessage `json:"data"`

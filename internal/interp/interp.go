@@ -175,7 +175,7 @@ func (s *Server) install() error {
 	if err := os.MkdirAll(s.cfg.Dir, 0o755); err != nil { //nolint:gosec // the kernels' user reads it
 		return fmt.Errorf("make directory: %w", err)
 	}
-	if err := os.WriteFile(s.program(), leanProgram, 0o644); err != nil { //nolint:gosec // the kernels' user reads it
+	if err := os.WriteFile(s.program(), pythonProgram, 0o644); err != nil { //nolint:gosec // the kernels' user reads it
 		return fmt.Errorf("write kernel program: %w", err)
 	}
 	return nil
@@ -309,7 +309,7 @@ func (s *Server) drop(id string) error {
 
 // known returns an error unless there is a kernel for a language.
 func (s *Server) known(lang string) error {
-	if lang == python {
+	if lang == python || lang == shell {
 		return nil
 	}
 	_, found, have := findSpec(s.specDirs(s.env()), lang)
@@ -317,7 +317,7 @@ func (s *Server) known(lang string) error {
 		return nil
 	}
 	return bulkhead.Errorf(bulkhead.CodeInvalid, "language %q is not known here; there are kernels for %s",
-		lang, strings.Join(append([]string{python}, have...), ", "))
+		lang, strings.Join(append([]string{python, shell}, have...), ", "))
 }
 
 // directory returns the working directory that a client asks for.

@@ -29,7 +29,6 @@ type jupyter struct {
 	session string
 	byMsg   bool  // it is interrupted by a message
 	limit   int64 // bytes of a message, and of messages that wait
-	base    map[string]string
 	done    chan struct{}
 	noise   tail
 
@@ -39,14 +38,8 @@ type jupyter struct {
 	run  *jupyterRun
 
 	mu   sync.Mutex
-	bind *binding          // what Rebind left for the next execution
-	env  map[string]string // of the last lease
-}
-
-// binding is what a lease gives a kernel.
-type binding struct {
-	env  map[string]string
-	seed []byte
+	bind *binding // what Rebind left for the next execution
+	vars variables
 }
 
 var _ Kernel = (*jupyter)(nil)
@@ -130,7 +123,7 @@ func startJupyter(ctx context.Context, c jupyterConfig) (*jupyter, error) {
 	k := &jupyter{
 		lang: c.lang, grace: c.grace, log: c.log, key: conn.Key, session: uuid.NewString(),
 		byMsg: c.lang.message || c.spec.InterruptMode == "message",
-		limit: c.limit, base: env, done: make(chan struct{}), env: map[string]string{},
+		limit: c.limit, done: make(chan struct{}), vars: variables{lang: c.lang, base: env},
 	}
 	k.proc, err = c.account.start(command{
 		argv: c.spec.argv(file), env: env, dir: c.dir, stdout: &k.noise, stderr: &k.noise,

@@ -3,10 +3,7 @@ package interp
 import (
 	"context"
 	"crypto/rand"
-	"encoding/binary"
 	"encoding/json"
-	"maps"
-	"slices"
 	"strings"
 	"syscall"
 )
@@ -70,45 +67,17 @@ func (k *jupyter) before(env map[string]string) string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var lines []string
-	set := func(env map[string]string) {
-		if k.lang.set == nil {
-			return
-		}
-		for _, name := range slices.Sorted(maps.Keys(env)) {
-			lines = append(lines, k.lang.set(name, env[name]))
-		}
+	if k.bind != nil {
+		lines, k.bind = k.vars.lease(k.bind), nil
 	}
-	if b := k.bind; b != nil {
-		k.bind, k.env = nil, b.env
-		set(b.env)
-		if k.lang.seed != nil && len(b.seed) >= 8 {
-			lines = append(lines, k.lang.seed(binary.BigEndian.Uint64(b.seed)))
-		}
-	}
-	set(env)
-	return strings.Join(lines, "\n")
+	return strings.Join(append(lines, k.vars.set(env)...), "\n")
 }
 
 // reset returns the code that undoes the variables of an execution.
 func (k *jupyter) reset(env map[string]string) string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.lang.set == nil {
-		return ""
-	}
-	var lines []string
-	for _, name := range slices.Sorted(maps.Keys(env)) {
-		value, bound := k.env[name]
-		if !bound {
-			value, bound = k.base[name]
-		}
-		if bound {
-			lines = append(lines, k.lang.set(name, value))
-		} else {
-			lines = append(lines, k.lang.unset(name))
-		}
-	}
-	return strings.Join(lines, "\n")
+	return strings.Join(k.vars.reset(env), "\n")
 }
 
 // execute runs code and waits for its end as [Kernel.Run] does. What goes to

@@ -66,6 +66,7 @@ func findSpec(dirs []string, name string) (spec kernelspec, found bool, have []s
 		}
 	}
 	delete(languagesOf, python) // the lean lane serves it
+	delete(languagesOf, shell)
 	have = slices.Sorted(maps.Keys(languagesOf))
 	if s, ok := specs[languagesOf[name]]; ok {
 		return s, true, have

@@ -7,10 +7,11 @@ import (
 	"strings"
 )
 
-// language is what has to be known of a language beyond its kernelspec. One that
-// is not in the table works as well, without variables per execution.
+// language is what has to be known of a language beyond how it is started. One
+// that is not in the table works as well, without variables per execution.
 type language struct {
-	// specs are the names of kernelspecs that serve it, best first.
+	// specs are the names of kernelspecs that serve it, best first. The lean lane
+	// needs none.
 	specs []string
 	// env is added to the kernel's environment.
 	env map[string]string
@@ -31,26 +32,27 @@ type language struct {
 // fenceType is the type of the message that a fence broadcasts.
 const fenceType = "bulkhead_fence"
 
-// The languages that a context can be asked for by default; python is the lean lane.
+// The languages that are known by more than their kernelspec. Python and bash run
+// in the lean lane.
 const (
 	python     = "python"
 	javascript = "javascript"
 	typescript = "typescript"
+	shell      = "bash"
 )
 
 // aliases are other names of languages.
 var aliases = map[string]string{
 	"": python, "py": python, "python3": python,
 	"js": javascript, "deno": javascript, "ts": typescript,
-	"sh": "bash", "shell": "bash",
+	"sh": shell, "shell": shell,
 }
 
 // languages is the table of languages by name.
 var languages = map[string]language{
 	javascript: deno,
 	typescript: deno,
-	"bash": {
-		specs: []string{"bash"},
+	shell: {
 		set:   func(name, value string) string { return "export " + name + "=" + shellQuote(value) },
 		unset: func(name string) string { return "unset " + name },
 		seed:  func(seed uint64) string { return "RANDOM=" + strconv.FormatUint(seed&0x7fff, 10) },

@@ -41,21 +41,26 @@ func (s *Server) startKernel(ctx context.Context, sess *session) (Kernel, *lease
 	defer cancel()
 	began := s.lease.Load()
 	env := s.env()
-	if sess.language == python {
-		k, err := s.startPython(ctx, sess, env)
-		return k, began, err
+	var (
+		k   Kernel
+		err error
+	)
+	switch sess.language {
+	case python:
+		k, err = s.startLean(ctx, sess, env, ipython{python: s.python(env), program: s.program()})
+	case shell:
+		k, err = s.startLean(ctx, sess, env, &bash{vars: variables{lang: languages[shell], base: env}})
+	default:
+		k, err = s.startOther(ctx, sess, env)
 	}
-	k, err := s.startOther(ctx, sess, env)
 	return k, began, err
 }
 
-func (s *Server) startPython(ctx context.Context, sess *session, env map[string]string) (Kernel, error) {
-	c := leanConfig{
-		account: s.account, python: s.python(env), program: s.program(), dir: sess.cwd, env: env,
-		preload: sess.preload,
-		limit:   int(s.cfg.MaxMessageBytes), grace: s.cfg.InterruptGrace, log: s.cfg.Log,
-	}
-	k, err := startLean(ctx, c)
+func (s *Server) startLean(ctx context.Context, sess *session, env map[string]string, lang leanLanguage) (Kernel, error) {
+	k, err := startLean(ctx, leanConfig{
+		account: s.account, lang: lang, dir: sess.cwd, env: env, preload: sess.preload,
+		limit: int(s.cfg.MaxMessageBytes), grace: s.cfg.InterruptGrace, log: s.cfg.Log,
+	})
 	if err != nil {
 		return nil, err // not k: a nil pointer is no nil Kernel
 	}

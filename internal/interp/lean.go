@@ -2,8 +2,6 @@ package interp
 
 import (
 	"context"
-	_ "embed"
-	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"os"
@@ -13,21 +11,17 @@ import (
 	"time"
 )
 
-// leanProgram is the Python side of the lean lane.
-//
-//go:embed kernel/kernel.py
-var leanProgram []byte
-
-// lean is the Python kernel: kernel/kernel.py between two pipes. One goroutine
-// reads everything it says. It asks the system for all its pipes at once and
-// takes output before messages, so that what was printed before a message was
-// sent is also passed on before it.
+// lean is a kernel of the lean lane: a program of ours, such as kernel/kernel.py,
+// between two pipes. One goroutine reads everything it says. It asks the system for
+// all its pipes at once and takes output before messages, so that what was printed
+// before a message was sent is also passed on before it.
 type lean struct {
+	lang  leanLanguage
 	proc  *process
 	grace time.Duration
 	log   *slog.Logger
 
-	requests *os.File      // its descriptor 3
+	requests *os.File
 	ready    chan struct{} // it has answered the first request
 	closed   chan struct{} // the process has ended and all it said was read
 	noise    tail          // what it printed while nothing ran
@@ -50,11 +44,23 @@ type leanRun struct {
 
 var _ Kernel = (*lean)(nil)
 
+// leanLanguage is what differs between the languages of the lean lane: how they
+// are started and how requests are written to them.
+type leanLanguage interface {
+	// command returns the command line, and whether requests are read from standard
+	// input instead of descriptor 3.
+	command(c leanConfig) (argv []string, stdin bool)
+	// start returns the first request; it is answered with "ready".
+	start(c leanConfig) ([]byte, error)
+	// run and rebind return the requests for [Kernel.Run] and [Kernel.Rebind].
+	run(req Request) ([]byte, error)
+	rebind(b binding) ([]byte, error)
+}
+
 // leanConfig is what a lean kernel is started with.
 type leanConfig struct {
 	account account
-	python  string
-	program string // path of kernel/kernel.py in the box
+	lang    leanLanguage
 	dir     string
 	env     map[string]string
 	preload []string
@@ -63,26 +69,30 @@ type leanConfig struct {
 	log     *slog.Logger
 }
 
-// startLean starts a Python kernel and waits until it is ready.
+// startLean starts a kernel and waits until it is ready.
 func startLean(ctx context.Context, c leanConfig) (*lean, error) {
 	in, requests, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("make pipes: %w", err)
 	}
 	k := &lean{
-		grace: c.grace, log: c.log, requests: requests, count: 1,
+		lang: c.lang, grace: c.grace, log: c.log, requests: requests, count: 1,
 		ready: make(chan struct{}), closed: make(chan struct{}),
 	}
 	r := &leanReader{k: k, frames: frames{max: c.limit}}
 	theirs, err := r.open()
 	theirs = append(theirs, in)
 	if err == nil {
-		k.proc, err = c.account.start(command{
-			argv: []string{c.python, "-X", "utf8", c.program},
-			env:  c.env, dir: c.dir,
+		cmd := command{
+			env: c.env, dir: c.dir,
 			files:  []*os.File{in, theirs[endMessages], theirs[endTaken]},
 			stdout: theirs[endStdout], stderr: theirs[endStderr],
-		})
+		}
+		var stdin bool
+		if cmd.argv, stdin = c.lang.command(c); stdin {
+			cmd.stdin = in
+		}
+		k.proc, err = c.account.start(cmd)
 	}
 	for _, f := range theirs {
 		_ = f.Close() //nolint:errcheck // the process has its own
@@ -92,7 +102,11 @@ func startLean(ctx context.Context, c leanConfig) (*lean, error) {
 		return nil, err
 	}
 	go r.loop()
-	if err := k.ask(leanRequest{Op: "start", Preload: c.preload, Limit: c.limit}); err != nil {
+	hello, err := c.lang.start(c)
+	if err == nil {
+		err = k.write(hello)
+	}
+	if err != nil {
 		k.Close()
 		return nil, err
 	}
@@ -100,20 +114,16 @@ func startLean(ctx context.Context, c leanConfig) (*lean, error) {
 	case <-k.ready:
 		return k, nil
 	case <-k.closed:
-		return nil, fmt.Errorf("start python kernel: %w: %s", k.proc.dead(), k.noise.String())
+		return nil, fmt.Errorf("start kernel: %w: %s", k.proc.dead(), k.noise.String())
 	case <-ctx.Done():
 		k.Close()
-		return nil, fmt.Errorf("start python kernel: %w: %s", context.Cause(ctx), k.noise.String())
+		return nil, fmt.Errorf("start kernel: %w: %s", context.Cause(ctx), k.noise.String())
 	}
 }
 
-// ask writes one request. The kernel reads when nothing runs in it, so this
+// write writes one request. The kernel reads when nothing runs in it, so this
 // blocks for as long as the pipe is full, at most writeTimeout.
-func (k *lean) ask(req leanRequest) error {
-	data, err := frame(req)
-	if err != nil {
-		return err
-	}
+func (k *lean) write(data []byte) error {
 	k.send.Lock()
 	defer k.send.Unlock()
 	return k.writeLocked(data)
@@ -136,7 +146,7 @@ func (k *lean) writeLocked(data []byte) error {
 // Run implements [Kernel].
 func (k *lean) Run(ctx context.Context, req Request, sink Sink) error {
 	run := &leanRun{sink: sink, ended: make(chan struct{})}
-	data, err := frame(leanRequest{Op: "run", Code: req.Code, Env: req.Env})
+	data, err := k.lang.run(req)
 	if err != nil {
 		return err
 	}
@@ -193,9 +203,10 @@ func (k *lean) idle() {
 // Rebind implements [Kernel]. While code runs the kernel does not read, so the
 // request waits for the end of it; only the last one counts.
 func (k *lean) Rebind(env map[string]string, seed []byte) {
-	data, err := frame(leanRequest{Op: "rebind", Env: env, Seed: hex.EncodeToString(seed)})
+	data, err := k.lang.rebind(binding{env: env, seed: seed})
 	if err != nil {
-		return // strings always encode
+		k.log.Error("rebind kernel", "error", err)
+		return
 	}
 	k.send.Lock()
 	defer k.send.Unlock()

@@ -61,8 +61,9 @@ type command struct {
 	argv []string
 	env  map[string]string
 	dir  string
-	// files become descriptors 3 and up; stdout and stderr may be nil.
+	// files become descriptors 3 and up; the others may be nil.
 	files          []*os.File
+	stdin          *os.File
 	stdout, stderr io.Writer
 }
 
@@ -86,6 +87,9 @@ func (a account) start(c command) (*process, error) {
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true, Credential: a.credential},
 		// Children that hold the output open must not hold up the wait.
 		WaitDelay: 100 * time.Millisecond,
+	}
+	if c.stdin != nil {
+		cmd.Stdin = c.stdin
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", path, err)

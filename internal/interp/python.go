@@ -1,0 +1,58 @@
+package interp
+
+import (
+	_ "embed"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+)
+
+// pythonProgram is the Python side of the lean lane.
+//
+//go:embed kernel/kernel.py
+var pythonProgram []byte
+
+// ipython makes the lean kernel run Python.
+type ipython struct {
+	python  string // the interpreter
+	program string // the path of kernel/kernel.py in the box
+}
+
+var _ leanLanguage = ipython{}
+
+func (p ipython) command(leanConfig) (argv []string, stdin bool) {
+	return []string{p.python, "-X", "utf8", p.program}, false
+}
+
+func (ipython) start(c leanConfig) ([]byte, error) {
+	return frame(leanRequest{Op: "start", Preload: c.preload, Limit: c.limit})
+}
+
+func (ipython) run(req Request) ([]byte, error) {
+	return frame(leanRequest{Op: "run", Code: req.Code, Env: req.Env})
+}
+
+func (ipython) rebind(b binding) ([]byte, error) {
+	return frame(leanRequest{Op: "rebind", Env: b.env, Seed: hex.EncodeToString(b.seed)})
+}
+
+// leanRequest is what kernel/kernel.py is asked.
+type leanRequest struct {
+	Op      string            `json:"op"`
+	Code    string            `json:"code,omitempty"`
+	Env     map[string]string `json:"env,omitempty"`
+	Seed    string            `json:"seed,omitempty"`
+	Preload []string          `json:"preload,omitempty"`
+	Limit   int               `json:"limit,omitempty"`
+}
+
+// frame encodes v as a message.
+func frame(v any) ([]byte, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("encode request: %w", err)
+	}
+	out := binary.BigEndian.AppendUint32(make([]byte, 0, frameHeader+len(data)), uint32(len(data)))
+	return append(out, data...), nil
+}
