@@ -1,0 +1,280 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/client"
+)
+
+const (
+	interpreter = "code-interpreter-v1"
+	plain       = "print(6 * 7)"
+	pandas      = "import pandas as pd; print(pd.DataFrame({'a': [6 * 7]}).a[0])"
+)
+
+// open connects to the server.
+func (o options) open() (*client.Client, error) {
+	return client.New(client.Config{BaseURL: o.url, APIKey: o.key, Tries: 1})
+}
+
+func request(template string) bulkhead.CreateRequest {
+	return bulkhead.CreateRequest{Template: template, TTL: 5 * time.Minute, Secure: true, AllowInternet: true}
+}
+
+// drop ends a sandbox whatever became of the measurement.
+func drop(ctx context.Context, c *client.Client, id string) error {
+	return c.Kill(context.WithoutCancel(ctx), id)
+}
+
+// command runs a peer and checks that it printed 42.
+func command(name string, args ...string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if _, err := exec.LookPath(name); err != nil {
+			return errNone
+		}
+		var out, errOut bytes.Buffer
+		cmd := exec.CommandContext(ctx, name, args...)
+		cmd.Stdout, cmd.Stderr = &out, &errOut
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("%s: %w: %s", name, err, errOut.String())
+		}
+		if !strings.Contains(out.String(), "42") {
+			return fmt.Errorf("%s printed %q", name, out.String())
+		}
+		return nil
+	}
+}
+
+// peers are the ways to run Python code on the template's root without us.
+func (o options) peers(code string) map[string]func(context.Context) error {
+	p := map[string]func(context.Context) error{}
+	if o.image != "" {
+		p["docker run"] = command("docker", "run", "--rm", "--network=none", o.image, "python3", "-c", code)
+	}
+	if o.bundle != "" {
+		p["runc run"] = command("sh", "-c", fmt.Sprintf(
+			"python3 - <<'E'\nimport json\np='%[1]s/config.json'\nc=json.load(open(p))\nc['process']['args']=['python3','-c',%[2]q]\njson.dump(c,open(p,'w'))\nE\nexec runc run --bundle %[1]s bulkhead-bench-$$", o.bundle, code))
+	}
+	if o.rootfs != "" {
+		p["bare process"] = command("chroot", o.rootfs, "python3", "-c", code)
+	}
+	return p
+}
+
+// lifecycle measures from nothing to the first result.
+func lifecycle(ctx context.Context, o options, r *report) error {
+	c, err := o.open()
+	if err != nil {
+		return err
+	}
+	create := measure(ctx, o.n, func(ctx context.Context) (time.Duration, error) {
+		began := time.Now()
+		sb, err := c.Create(ctx, request(interpreter))
+		took := time.Since(began)
+		if err != nil {
+			return took, err
+		}
+		defer wait(ctx)
+		return took, drop(ctx, c, sb.ID())
+	})
+	first := func(code string) sample {
+		return measure(ctx, o.n, func(ctx context.Context) (time.Duration, error) {
+			began := time.Now()
+			sb, err := c.Create(ctx, request(interpreter))
+			if err != nil {
+				return 0, err
+			}
+			e, err := sb.RunCode(ctx, code, client.CodeOptions{})
+			took := time.Since(began)
+			defer wait(ctx)
+			if err == nil && !strings.Contains(e.Stdout, "42") {
+				err = fmt.Errorf("it printed %q, %v", e.Stdout, e.Err)
+			}
+			return took, errors.Join(err, drop(ctx, c, sb.ID()))
+		})
+	}
+	r.add("create over HTTP, from the pool", create, "", nil)
+	for _, x := range []struct{ name, code string }{{"first result", plain}, {"first result with pandas", pandas}} {
+		ours := first(x.code)
+		r.add("create → "+x.name+", from the pool", ours, "", nil)
+		for _, name := range []string{"docker run", "runc run", "bare process"} {
+			f, ok := o.peers(x.code)[name]
+			if !ok {
+				continue
+			}
+			peer := measure(ctx, max(3, o.n/5), timed(f))
+			r.add("   "+name+", "+x.name, peer, "", nil)
+			last := &r.Rows[len(r.Rows)-1]
+			if ours.percentile(50) > 0 && last.P50 > 0 {
+				last.Peer, last.Ratio = fmt.Sprintf("ours %.1f ms", ms(ours.percentile(50))), ms(ours.percentile(50))/last.P50
+			}
+		}
+	}
+	fresh := measure(ctx, max(3, o.n/5), func(ctx context.Context) (time.Duration, error) {
+		req := request(interpreter)
+		req.Limits.DiskMB = 777 // a disk of its own size: no waiting box, no snapshot fits
+		began := time.Now()
+		sb, err := c.Create(ctx, req)
+		if err != nil {
+			return 0, err
+		}
+		e, err := sb.RunCode(ctx, pandas, client.CodeOptions{})
+		took := time.Since(began)
+		if err == nil && !strings.Contains(e.Stdout, "42") {
+			err = fmt.Errorf("it printed %q, %v", e.Stdout, e.Err)
+		}
+		return took, errors.Join(err, drop(ctx, c, sb.ID()))
+	})
+	r.add("create → first result with pandas, booted anew", fresh, "", nil)
+	return nil
+}
+
+// wait lets the pool refill, so that each measurement finds it full.
+func wait(ctx context.Context) {
+	select {
+	case <-time.After(700 * time.Millisecond):
+	case <-ctx.Done():
+	}
+}
+
+// roundTrips measures calls into a sandbox that runs.
+func roundTrips(ctx context.Context, o options, r *report) error {
+	c, err := o.open()
+	if err != nil {
+		return err
+	}
+	sb, err := c.Create(ctx, request(interpreter))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = drop(ctx, c, sb.ID()) }()
+	echo := measure(ctx, 5*o.n, timed(func(ctx context.Context) error {
+		out, err := sb.Exec(ctx, client.Command{Path: "/bin/echo", Args: []string{"42"}}, nil)
+		if err == nil && string(out.Stdout) != "42\n" {
+			err = fmt.Errorf("it printed %q", out.Stdout)
+		}
+		return err
+	}))
+	if o.rootfs != "" {
+		bare := measure(ctx, 5*o.n, timed(command("chroot", o.rootfs, "/bin/echo", "42")))
+		r.add("exec /bin/echo", echo, "bare process", &bare)
+	} else {
+		r.add("exec /bin/echo", echo, "", nil)
+	}
+	code := measure(ctx, 5*o.n, timed(func(ctx context.Context) error {
+		_, err := sb.RunCode(ctx, "1 + 1", client.CodeOptions{})
+		return err
+	}))
+	r.add("runCode 1 + 1", code, "", nil)
+	for _, size := range []struct {
+		name  string
+		bytes int
+	}{{"1 KiB", 1 << 10}, {"1 MiB", 1 << 20}} {
+		data := bytes.Repeat([]byte("x"), size.bytes)
+		file := measure(ctx, 2*o.n, timed(func(ctx context.Context) error {
+			if _, err := sb.Files().Write(ctx, "/home/user/bench", bytes.NewReader(data)); err != nil {
+				return err
+			}
+			body, err := sb.Files().Read(ctx, "/home/user/bench")
+			if err != nil {
+				return err
+			}
+			defer body.Close()
+			var got bytes.Buffer
+			if _, err := got.ReadFrom(body); err != nil {
+				return err
+			}
+			if got.Len() != size.bytes {
+				return fmt.Errorf("read %d bytes", got.Len())
+			}
+			return nil
+		}))
+		r.add("write and read a file of "+size.name, file, "", nil)
+	}
+	return nil
+}
+
+// bursts measures many creates at once.
+func bursts(ctx context.Context, o options, r *report) error {
+	c, err := o.open()
+	if err != nil {
+		return err
+	}
+	for _, n := range []int{20, 100} {
+		ids := make(chan string, n)
+		s := measureMany(ctx, n, n, false, func(ctx context.Context) (time.Duration, error) {
+			began := time.Now()
+			sb, err := c.Create(ctx, request(interpreter))
+			took := time.Since(began)
+			if err == nil {
+				ids <- sb.ID()
+			}
+			return took, err
+		})
+		close(ids)
+		var last error
+		for id := range ids {
+			last = errors.Join(last, drop(ctx, c, id))
+		}
+		if last != nil {
+			return last
+		}
+		r.add(fmt.Sprintf("burst of %d creates", n), s, "", nil)
+		select {
+		case <-time.After(10 * time.Second): // teardowns and refills, so that the next burst starts level
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+// sustained counts create → run → kill per second, one after the other on as many
+// clients as there are cores.
+func sustained(ctx context.Context, o options, r *report) error {
+	const clients, span = 2, 20 * time.Second
+	c, err := o.open()
+	if err != nil {
+		return err
+	}
+	loop := func(f func(context.Context) error) (perSecond float64, failures int) {
+		ctx, cancel := context.WithTimeout(ctx, span)
+		defer cancel()
+		began := time.Now()
+		s := measureMany(ctx, 100_000, clients, false, timed(func(ctx context.Context) error {
+			err := f(ctx)
+			if ctx.Err() != nil {
+				return nil // cut off by the end of the span
+			}
+			return err
+		}))
+		return float64(len(s.times)) / time.Since(began).Seconds(), s.failures
+	}
+	ours, failures := loop(func(ctx context.Context) error {
+		sb, err := c.Create(ctx, request(interpreter))
+		if err != nil {
+			return err
+		}
+		e, err := sb.RunCode(ctx, plain, client.CodeOptions{})
+		if err == nil && !strings.Contains(e.Stdout, "42") {
+			err = fmt.Errorf("it printed %q", e.Stdout)
+		}
+		return errors.Join(err, drop(ctx, c, sb.ID()))
+	})
+	r.rate("create → run → kill, 2 clients", ours, failures, "", 0)
+	for _, name := range []string{"docker run", "runc run", "bare process"} {
+		f, ok := o.peers(plain)[name]
+		if !ok {
+			continue
+		}
+		rate, failures := loop(f)
+		r.rate("   "+name, rate, failures, "ours", ours)
+	}
+	return nil
+}
