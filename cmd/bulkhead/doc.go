@@ -18,15 +18,15 @@
 //	3  internal/driver/…    gvisor, runc and fake: one contract, driver/drivertest
 //	   internal/netslot     a network namespace for each box, isolated and shaped
 //	   internal/cgroup      hard limits and what was used, on cgroup v1, v2, hybrid
-//	   internal/host        a slot and a cgroup, as the pool's Parts
-//	4  internal/node        this host: books, leases, binds, watches, ends, recovers
+//	4  internal/host        a slot and a cgroup, as the pool's Parts
+//	5  internal/node        this host: books, leases, binds, watches, ends, recovers
 //	   client               the same over HTTP, for Go programs
 //	6  internal/api         E2B's REST calls and our own /v1
 //	   internal/proxy       the data plane: PORT-SANDBOX.DOMAIN, or two headers
 //	   internal/authority   certificates
 //	   internal/config      every option, one struct
-//	   internal/cli         the commands of a user
-//	7  cmd/bulkhead         puts it together: serve.go is the map of what needs what
+//	7  internal/cli         the commands of a user
+//	8  cmd/bulkhead         puts it together: serve.go is the map of what needs what
 //	   cmd/envd             the process in the box; internal/envd, internal/interp
 //
 // # The way of one create
