@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,7 +22,12 @@ const (
 	boxUID = 1000
 	// maxAccounts bounds the account files of a stranger's image, in bytes.
 	maxAccounts = 1 << 20
+	// maxUID is the largest number of a user; the one after it means "none".
+	maxUID = 1<<32 - 2
 )
+
+// accountSyntax is what a user of a stranger's image may be called.
+var accountSyntax = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,31}$`)
 
 // account is a line of /etc/passwd.
 type account struct {
@@ -40,10 +46,10 @@ func readAccounts(root *os.Root) ([]account, error) {
 		if len(f) < 7 {
 			continue
 		}
-		uid, uidErr := strconv.Atoi(f[2])
-		gid, gidErr := strconv.Atoi(f[3])
+		uid, uidErr := strconv.ParseUint(f[2], 10, 32)
+		gid, gidErr := strconv.ParseUint(f[3], 10, 32)
 		if uidErr == nil && gidErr == nil {
-			out = append(out, account{name: f[0], uid: uid, gid: gid, home: f[5]})
+			out = append(out, account{name: f[0], uid: int(uid), gid: int(gid), home: f[5]})
 		}
 	}
 	return out, nil
@@ -209,16 +215,16 @@ func finishAccounts(root *os.Root, want string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	uid, err := strconv.Atoi(want)
+	uid, err := strconv.ParseUint(want, 10, 32)
 	numeric := err == nil
 	for _, a := range accounts {
-		if a.name == want || numeric && a.uid == uid {
+		if (a.name == want || numeric && uint64(a.uid) == uid) && accountSyntax.MatchString(a.name) { //nolint:gosec // no account is negative
 			return a.name, nil
 		}
 	}
-	if !numeric || uid < 0 {
-		return "", bulkhead.Errorf(bulkhead.CodeInvalid, "user %q is not in /etc/passwd of the image", want)
+	if !numeric || uid > maxUID {
+		return "", bulkhead.Errorf(bulkhead.CodeInvalid, "user %.64q is not in /etc/passwd of the image", want)
 	}
-	a := account{name: "uid" + want, uid: uid, gid: uid, home: "/"}
+	a := account{name: fmt.Sprintf("uid%d", uid), uid: int(uid), gid: int(uid), home: "/"}
 	return a.name, addAccount(root, a)
 }

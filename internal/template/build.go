@@ -38,8 +38,10 @@ type BuildOptions struct {
 // process dies, nothing of the build remains but what [Store.Reap] removes.
 //
 // The error has [bulkhead.CodeInvalid] when the recipe is wrong or one of its
-// programs fails, with the end of that program's output as the message, and
-// [bulkhead.CodeUnavailable] when the disk has no room. Needs root.
+// programs fails, with the end of that program's output as the message,
+// [bulkhead.CodeUnavailable] when the disk has no room, [bulkhead.CodeUnsupported]
+// when the host lacks a tool and [bulkhead.CodeTimeout] after [Config.Timeout].
+// Needs root.
 func (s *Store) Build(ctx context.Context, r Recipe, opts BuildOptions) (bulkhead.Template, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
@@ -58,6 +60,9 @@ func (s *Store) Build(ctx context.Context, r Recipe, opts BuildOptions) (bulkhea
 	defer stop(nil)
 	b := &build{Store: s, progress: p, force: opts.Force}
 	rec, err := b.ensure(ctx, r, 0)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = &bulkhead.Error{Code: bulkhead.CodeTimeout, Msg: fmt.Sprintf("the build took longer than %v", s.cfg.Timeout), Err: err}
+	}
 	if err != nil {
 		return bulkhead.Template{}, fmt.Errorf("build template %q: %w", r.Name, err)
 	}
@@ -115,16 +120,31 @@ func (b *build) existing(ctx context.Context, name, key string) (record, error) 
 	if _, err := b.read(key); err != nil {
 		return record{}, err
 	}
-	return b.publish(ctx, name, key)
+	return b.publish(ctx, name, key, "")
 }
 
-// publish makes name stand for the image with the digest.
-func (b *build) publish(ctx context.Context, name, digest string) (record, error) {
+// publish makes name stand for the image with the digest, which lies in out; or
+// is in place already, when out is empty.
+func (b *build) publish(ctx context.Context, name, digest, out string) (record, error) {
 	unlock, err := b.lock(ctx, namesLock, nil)
 	if err != nil {
 		return record{}, err
 	}
 	defer unlock()
+	if out != "" {
+		place := b.dir(hexOf(digest))
+		if _, err := os.Lstat(place); err == nil { // what was there cannot be read: see ensure
+			if err := b.discard(digest); err != nil {
+				return record{}, err
+			}
+		}
+		if err := os.Rename(out, place); err != nil {
+			return record{}, fmt.Errorf("put image in place: %w", err)
+		}
+		if err := syncPath(b.dir()); err != nil {
+			return record{}, err
+		}
+	}
 	if _, err := b.read(digest); err != nil {
 		return record{}, err
 	}
@@ -163,19 +183,16 @@ func (b *build) make(ctx context.Context, r Recipe, src source, digest string) (
 	if err := w.seal(rec); err != nil {
 		return record{}, err
 	}
-	if err := os.Rename(w.out, b.dir(hexOf(digest))); err != nil {
-		return record{}, fmt.Errorf("put image in place: %w", err)
-	}
-	if err := syncPath(b.dir()); err != nil {
-		return record{}, err
-	}
-	rec, err = b.publish(ctx, r.Name, digest)
+	rec, err = b.publish(ctx, r.Name, digest, w.out)
 	if err != nil {
 		return record{}, err
 	}
 	b.cfg.Log.Info("built template", slog.String("template", r.Name), slog.String("digest", digest),
 		slog.Int64("size_bytes", rec.SizeBytes), slog.Duration("took", time.Since(begin)))
-	return rec, b.trimCache()
+	if err := b.trimCache(); err != nil {
+		b.cfg.Log.Warn("cache of downloads", slog.Any("error", err))
+	}
+	return rec, nil
 }
 
 // seal writes the description beside the image and makes both durable.

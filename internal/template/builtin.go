@@ -70,7 +70,7 @@ func Builtin() map[string]Recipe {
 			Name: Base,
 			From: From{Debian: suite},
 			Apt: []string{
-				"ca-certificates", "curl", "wget", "git", "openssh-client", "sudo",
+				"passwd", "mount", "ca-certificates", "curl", "wget", "git", "openssh-client", "sudo",
 				"python3", "python3-pip", "python3-venv", "python-is-python3",
 				"procps", "psmisc", "lsof", "file", "less", "nano", "vim-tiny", "tree", "tzdata",
 				"jq", "ripgrep", "unzip", "zip", "xz-utils", "bzip2", "rsync",

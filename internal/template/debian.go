@@ -14,7 +14,9 @@ import (
 
 // dpkgOptions keep out of the image what nobody reads in a box. Packages that
 // are installed in the box later are treated likewise.
+// They need no flushing to disk either, in a build or in a box.
 var dpkgOptions = []string{
+	"force-unsafe-io",
 	"path-exclude=/usr/share/man/*", "path-exclude=/usr/share/info/*", "path-exclude=/usr/share/lintian/*",
 	"path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/copyright",
 	"path-exclude=/usr/share/locale/*", "path-include=/usr/share/locale/locale.alias",
@@ -30,7 +32,6 @@ Dir::Cache::srcpkgcache "";
 // buildAptConf is for the time of the build only.
 const buildAptConf = `APT::Sandbox::User "root";
 Acquire::Languages "none";
-Acquire::https::CAInfo "/run/bulkhead/ca.crt";
 Dir::Cache::pkgcache "";
 Dir::Cache::srcpkgcache "";
 Dpkg::Use-Pty "0";
@@ -45,9 +46,12 @@ var hostAptOptions = []string{
 
 func (w *work) aptConf() string { return filepath.Join(w.dir, "apt.conf") }
 
-// writeAptConf writes the configuration of apt for this build.
+// writeAptConf writes the configuration of apt for the scripts of this build.
 func (w *work) writeAptConf() error {
 	text := buildAptConf + strings.Join(hostApt(), "\n") + "\n"
+	if w.build.cfg.CABundle != "" {
+		text += `Acquire::https::CAInfo "/run/bulkhead/ca.crt";` + "\n"
+	}
 	if err := os.WriteFile(w.aptConf(), []byte(text), 0o600); err != nil {
 		return fmt.Errorf("configure apt: %w", err)
 	}
@@ -84,10 +88,15 @@ func (w *work) bootstrap(ctx context.Context) error {
 		return bulkhead.Errorf(bulkhead.CodeUnsupported,
 			"the keyring %s is not there (Debian and Ubuntu: apt-get install debian-archive-keyring)", keyring)
 	}
+	// In a file, since it may hold a proxy's password.
+	conf := filepath.Join(w.dir, "bootstrap.conf")
+	if err := os.WriteFile(conf, []byte(imageAptConf+strings.Join(hostApt(), "\n")+"\n"), 0o600); err != nil {
+		return fmt.Errorf("configure apt: %w", err)
+	}
 	archives := w.cache("apt", "archives")
 	argv := []string{
-		"mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", "--verbose",
-		"--keyring=" + keyring, "--include=ca-certificates",
+		"mmdebstrap", "--mode=root", "--variant=apt", "--format=directory", "--verbose",
+		"--keyring=" + keyring, "--aptopt=" + conf,
 		"--skip=essential/unlink,cleanup/apt/cache",
 		"--setup-hook=mkdir -p \"$1/var/cache/apt/archives\" && mount --bind " + quote(archives) + " \"$1/var/cache/apt/archives\"",
 		"--customize-hook=umount \"$1/var/cache/apt/archives\"",
@@ -95,19 +104,16 @@ func (w *work) bootstrap(ctx context.Context) error {
 	for _, o := range dpkgOptions {
 		argv = append(argv, "--dpkgopt="+o)
 	}
-	for _, o := range append(hostApt(), strings.Split(strings.TrimSpace(imageAptConf), "\n")...) {
-		argv = append(argv, "--aptopt="+o)
-	}
 	argv = append(argv, w.recipe.From.Debian, w.root)
 	if err := w.host(ctx, append(argv, w.sources()...)...); err != nil {
 		return err
 	}
 	// mmdebstrap's file has the host's options too; they are not for the box.
-	conf := filepath.Join(w.root, "etc/apt/apt.conf.d")
-	if err := os.Remove(filepath.Join(conf, "99mmdebstrap")); err != nil {
+	dir := filepath.Join(w.root, "etc/apt/apt.conf.d")
+	if err := os.Remove(filepath.Join(dir, "99mmdebstrap")); err != nil {
 		return fmt.Errorf("configure apt in the image: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(conf, "90bulkhead"), []byte(imageAptConf), 0o644); err != nil { //nolint:gosec // apt runs as any user
+	if err := os.WriteFile(filepath.Join(dir, "90bulkhead"), []byte(imageAptConf), 0o644); err != nil { //nolint:gosec // apt runs as any user
 		return fmt.Errorf("configure apt in the image: %w", err)
 	}
 	w.env["LANG"] = "C.UTF-8"
