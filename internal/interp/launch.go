@@ -8,13 +8,15 @@ import (
 	"path/filepath"
 )
 
-// inlineBackend makes matplotlib show its figures where the code runs, and keeps
-// it from looking for a screen.
-const inlineBackend = "module://matplotlib_inline.backend_inline"
-
 // env returns the environment of a kernel that starts now.
 func (s *Server) env() map[string]string {
-	env := map[string]string{"SHELL": "/bin/bash", "MPLBACKEND": inlineBackend}
+	env := map[string]string{
+		"SHELL": "/bin/bash",
+		// Figures are shown where the code runs; nobody looks for a screen.
+		"MPLBACKEND": "module://matplotlib_inline.backend_inline",
+		// A figure and a small page by itself, not one for all and megabytes of script.
+		"PLOTLY_RENDERER": "plotly_mimetype+sphinx_gallery",
+	}
 	maps.Copy(env, s.cfg.Env())
 	maps.Copy(env, s.lease.Load().env)
 	env["HOME"], env["USER"], env["LOGNAME"] = s.account.home, s.account.name, s.account.name

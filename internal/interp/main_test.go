@@ -247,3 +247,16 @@ func lines(tb testing.TB, r io.Reader, take func(out) bool) {
 		}
 	}
 }
+
+// decodeJSON reads one JSON value.
+func decodeJSON(tb testing.TB, r io.Reader, v any) {
+	tb.Helper()
+	if err := json.NewDecoder(r).Decode(v); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// checkImport returns an error unless Python can import a module.
+func checkImport(python, module string) error {
+	return exec.Command(python, "-c", "import "+module).Run()
+}

@@ -40,7 +40,7 @@ func (ipython) rebind(b binding) ([]byte, error) {
 // leanRequest is what kernel/kernel.py is asked.
 type leanRequest struct {
 	Op      string            `json:"op"`
-	Code    string            `json:"code,omitempty"`
+	Code    string            `json:"code"`
 	Env     map[string]string `json:"env,omitempty"`
 	Seed    string            `json:"seed,omitempty"`
 	Preload []string          `json:"preload,omitempty"`

@@ -225,6 +225,9 @@ class ChartFormatter(BaseFormatter):
     print_method = ObjectName("_repr_e2b_chart_")
     _return_type = dict
 
+    def pop(self, typ, default=None):
+        return default  # IPython clears figures out of all formatters when it sets up its own
+
 
 class DataFormatter(BaseFormatter):
     format_type = Unicode("e2b/data")
