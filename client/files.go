@@ -33,9 +33,11 @@ func (f Files) As(user string) Files { return Files{sandbox: f.sandbox, user: us
 type Entry struct {
 	Name string `json:"name"`
 	Path string `json:"path"`
-	// Dir and Link say what it is; a regular or special file is neither.
-	Dir  bool `json:"dir"`
-	Link bool `json:"link,omitempty"`
+	// Dir, Link and Special (a pipe, a socket, a device) say what it is; a regular
+	// file is none of them. What a link points to says whether it is a Dir, too.
+	Dir     bool `json:"dir"`
+	Link    bool `json:"link,omitempty"`
+	Special bool `json:"special,omitempty"`
 	// Target is where a link points.
 	Target string `json:"target,omitempty"`
 	// Size is in bytes.
@@ -199,8 +201,9 @@ func unaryFile[In, Out any](ctx context.Context, f Files, op string,
 func entryOf(e *filesystempb.EntryInfo) Entry {
 	return Entry{
 		Name: e.GetName(), Path: e.GetPath(), Dir: e.GetType() == filesystempb.FileType_FILE_TYPE_DIRECTORY,
-		Link: e.GetSymlinkTarget() != "", Target: e.GetSymlinkTarget(), Size: e.GetSize(),
-		Mode: fs.FileMode(e.GetMode()).Perm(), Owner: e.GetOwner(), Group: e.GetGroup(),
+		Link: e.SymlinkTarget != nil, Target: e.GetSymlinkTarget(), Size: e.GetSize(),
+		Special: e.SymlinkTarget == nil && e.GetType() == filesystempb.FileType_FILE_TYPE_UNSPECIFIED,
+		Mode:    fs.FileMode(e.GetMode()).Perm(), Owner: e.GetOwner(), Group: e.GetGroup(),
 		ModifiedAt: e.GetModifiedTime().AsTime(),
 	}
 }

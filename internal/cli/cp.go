@@ -330,7 +330,7 @@ func (t *transfer) downloadDir(ctx context.Context, at client.Entry, from, to st
 			break
 		}
 		switch {
-		case e.Link:
+		case e.Link, e.Special:
 			t.done.Skipped = append(t.done.Skipped, e.Path)
 		case e.Dir:
 			if err = root.MkdirAll(rel, 0o755); err != nil {

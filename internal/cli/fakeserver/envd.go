@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/bulkheadhq/bulkhead/internal/boxrpc/filesystempb/filesystempbconnect"
 	"github.com/bulkheadhq/bulkhead/internal/boxrpc/processpb/processpbconnect"
+	"github.com/bulkheadhq/bulkhead/internal/envd/files"
 	"github.com/bulkheadhq/bulkhead/internal/envd/guard"
 	"github.com/bulkheadhq/bulkhead/internal/envd/ident"
 	"github.com/bulkheadhq/bulkhead/internal/envd/proc"
@@ -22,6 +24,7 @@ const closeTime = 10 * time.Second
 type Envd struct {
 	http.Handler
 	processes *proc.Service
+	files     *files.Service
 	stop      context.CancelFunc
 	ended     chan struct{}
 }
@@ -44,8 +47,13 @@ func NewEnvd(dir, home string) (*Envd, error) {
 	if e.processes, err = proc.New(proc.Config{Box: box, Guard: g, Log: log}); err != nil {
 		return nil, err
 	}
+	if e.files, err = files.New(files.Config{Box: box, Log: log}); err != nil {
+		return nil, err
+	}
 	mux := http.NewServeMux()
 	mux.Handle(processpbconnect.NewProcessHandler(e.processes))
+	mux.Handle(filesystempbconnect.NewFilesystemHandler(e.files))
+	e.files.Register(mux)
 	e.Handler = mux
 	var ctx context.Context
 	ctx, e.stop = context.WithCancel(context.Background())
@@ -61,6 +69,7 @@ func (e *Envd) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
 	defer cancel()
 	err := e.processes.Close(ctx)
+	e.files.Close()
 	e.stop()
 	<-e.ended
 	return err
