@@ -115,7 +115,7 @@ func (b *budget) charge(what string, n int64) {
 		n = 1 << 62
 	}
 	if b.lane == LaneInProcess {
-		if n > smallAlloc || b.charged.Add(n) > smallAlloc {
+		if n > smallAlloc || b.charged.Add(n) > b.smallBudget() {
 			b.move("%s allocates more than the in-process lane allows", what)
 		}
 		return
@@ -136,6 +136,9 @@ func (b *budget) charge(what string, n int64) {
 			what, n, b.limits.MemoryMB)))
 	}
 }
+
+// smallBudget returns what a run in process may allocate, all in all.
+func (b *budget) smallBudget() int64 { return min(smallAlloc, b.limits.MemoryMB<<20) }
 
 // heapMetric is the live heap and what is not yet swept.
 const heapMetric = "/memory/classes/heap/objects:bytes"

@@ -3,6 +3,7 @@ package engine
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"strings"
 	"time"
 
@@ -214,6 +215,9 @@ func (r *run) call(op string, request any) []byte {
 	r.waited.Add(int64(time.Since(begin)))
 	r.waiting.Store(false)
 	r.enter()
+	if errors.Is(err, ErrMove) && r.lane == LaneInProcess {
+		r.move("it asks much of the host")
+	}
 	if err != nil {
 		panic(r.rt.NewTypeError("%s: %s", op, err.Error()))
 	}

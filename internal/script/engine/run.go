@@ -411,7 +411,7 @@ func (r *run) look(now time.Time, share int64) {
 	}
 	if r.elapsed(now) > smallTime {
 		r.end(&stop{moved: "it runs long"})
-	} else if r.shared.Add(share) > smallAlloc {
+	} else if r.shared.Add(share) > r.smallBudget() {
 		r.end(&stop{moved: "it allocates much"})
 	}
 }

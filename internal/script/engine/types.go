@@ -2,6 +2,7 @@ package engine
 
 import (
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
@@ -162,6 +163,15 @@ type Host interface {
 	Log(LogLine)
 	// Call does one operation, "kv.get", "kv.set", "kv.delete", "kv.list" or
 	// "fetch", and blocks until it is done. An error's message is thrown into
-	// the program, so it must be safe for a tenant to read.
+	// the program, so it must be safe for a tenant to read; ErrMove moves an
+	// in-process run instead.
 	Call(op string, payload []byte) ([]byte, error)
 }
+
+// ErrMove is what a [Host] returns for a call that it would not be able to
+// repeat: the run goes on in a worker.
+var ErrMove = errors.New("the run must be moved first")
+
+// InProcessMemory is the most memory that a run in process can have attributed
+// to it, in bytes: what admission books for one.
+const InProcessMemory = smallAlloc

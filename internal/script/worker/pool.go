@@ -28,6 +28,10 @@ type Config struct {
 	Cgroup string
 	// UserBase is the first of Max user IDs that workers run as. Default 1800000000.
 	UserBase int
+	// Wait is how long a run waits for a free worker. Default 10 s.
+	Wait time.Duration
+	// TimeZone is the TZ of the workers' environment, "" for the host's own.
+	TimeZone string
 	// Log may be nil.
 	Log *slog.Logger
 }
@@ -79,6 +83,9 @@ func New(cfg Config) (*Pool, error) {
 	}
 	if cfg.Cgroup == "" {
 		cfg.Cgroup = "bulkhead-scripts"
+	}
+	if cfg.Wait == 0 {
+		cfg.Wait = 10 * time.Second
 	}
 	if cfg.UserBase == 0 {
 		cfg.UserBase = 1_800_000_000
@@ -200,6 +207,8 @@ func (p *Pool) Stats() Stats {
 
 // acquire takes an idle worker, the one used last, or waits for one.
 func (p *Pool) acquire(ctx context.Context) (*worker, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.cfg.Wait)
+	defer cancel()
 	for {
 		p.mu.Lock()
 		if p.closed {

@@ -106,6 +106,9 @@ func (p *Pool) start(ctx context.Context, id int) (w *worker, err error) {
 		Env: []string{"GOTRACEBACK=single"}, Stderr: &w.tail, ExtraFiles: []*os.File{theirs},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}
+	if p.cfg.TimeZone != "" {
+		w.cmd.Env = append(w.cmd.Env, "TZ="+p.cfg.TimeZone)
+	}
 	if p.privileged {
 		w.cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS |
 			unix.CLONE_NEWPID | unix.CLONE_NEWNS

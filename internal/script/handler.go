@@ -1,0 +1,248 @@
+package script
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/guard"
+	"github.com/bulkheadhq/bulkhead/internal/script/engine"
+	"github.com/bulkheadhq/bulkhead/internal/script/worker"
+)
+
+// maxBody bounds a request's body, in bytes.
+const maxBody = 16 << 20
+
+// writeTime is how long a client of a stream may take for one line.
+const writeTime = 10 * time.Second
+
+// PutRequest stores a script.
+type PutRequest struct {
+	// Source is the text, at most MaxSource bytes.
+	Source string `json:"source"`
+	// Language is "javascript", the default, or "typescript".
+	Language string `json:"language,omitempty"`
+}
+
+// Stats is what GET /v1/scripts/stats answers.
+type Stats struct {
+	// Guard are the memory guard's statistics.
+	Guard guard.Stats `json:"guard"`
+	// Workers are the worker processes.
+	Workers worker.Stats `json:"workers"`
+	// Programs is how many compiled programs are kept, Learned how many kinds of
+	// run the guard knows the memory of.
+	Programs int `json:"programs"`
+	Learned  int `json:"learned"`
+}
+
+// StreamLine is one line of a streamed run: any number of logs, then the result
+// or an error.
+type StreamLine struct {
+	Log    *engine.LogLine `json:"log,omitempty"`
+	Result *Result         `json:"result,omitempty"`
+	Error  *wireError      `json:"error,omitempty"`
+}
+
+// wireError is the body of every error.
+type wireError struct {
+	Code    bulkhead.Code `json:"code"`
+	Message string        `json:"message"`
+}
+
+// Handler returns the HTTP side, to be mounted at /v1/scripts and below:
+//
+//	POST   /v1/scripts/run      run code or a stored script; with "?stream=1" or
+//	                            Accept: application/x-ndjson, as [StreamLine]s
+//	GET    /v1/scripts          list the newest versions
+//	GET    /v1/scripts/stats    statistics
+//	PUT    /v1/scripts/{name}   store a version
+//	GET    /v1/scripts/{name}   read one; "?version=3" for an old one
+//	DELETE /v1/scripts/{name}   remove all versions
+//
+// The tenant comes from the request's context through Config.Tenant. Errors are
+// {"code","message"} with the code's status.
+func (s *Service) Handler() http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, f func(w http.ResponseWriter, r *http.Request, t Tenant) error) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			t, err := s.cfg.Tenant(r.Context())
+			if err == nil {
+				err = f(w, r, t)
+			}
+			if err != nil {
+				s.writeError(w, err)
+			}
+		})
+	}
+	handle("POST /v1/scripts/run", s.serveRun)
+	handle("GET /v1/scripts", s.serveList)
+	handle("GET /v1/scripts/stats", s.serveStats)
+	handle("PUT /v1/scripts/{name}", s.servePut)
+	handle("GET /v1/scripts/{name}", s.serveGet)
+	handle("DELETE /v1/scripts/{name}", s.serveDelete)
+	return mux
+}
+
+// wire returns what a tenant sees of err.
+func wire(err error) *wireError { return &wireError{bulkhead.CodeOf(err), bulkhead.Message(err)} }
+
+func (s *Service) writeError(w http.ResponseWriter, err error) {
+	body := wire(err)
+	if body.Code == bulkhead.CodeInternal {
+		s.log.Error("a script request broke", "error", err)
+	}
+	var e *bulkhead.Error
+	if errors.As(err, &e) && e.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds()))))
+	}
+	writeJSON(w, body.Code.HTTPStatus(), body)
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the client is gone then
+}
+
+// decode reads a JSON body into v.
+func decode(w http.ResponseWriter, r *http.Request, v any) error {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	d.DisallowUnknownFields()
+	err := d.Decode(v)
+	if err == nil && d.More() {
+		err = errors.New("there is something after the JSON value")
+	}
+	if err == nil {
+		return nil
+	}
+	var large *http.MaxBytesError
+	if errors.As(err, &large) {
+		return bulkhead.Errorf(bulkhead.CodeTooLarge, "the body is larger than %d bytes", maxBody)
+	}
+	if errors.Is(err, io.EOF) {
+		return bulkhead.Errorf(bulkhead.CodeInvalid, "the body is empty")
+	}
+	return bulkhead.Errorf(bulkhead.CodeInvalid, "the body is not what is expected: %s", err)
+}
+
+func (s *Service) serveRun(w http.ResponseWriter, r *http.Request, t Tenant) error {
+	var req Request
+	if err := decode(w, r, &req); err != nil {
+		return err
+	}
+	if r.URL.Query().Get("stream") != "1" && r.Header.Get("Accept") != "application/x-ndjson" {
+		res, err := s.Execute(r.Context(), t, req, nil)
+		if err != nil {
+			return err
+		}
+		writeJSON(w, http.StatusOK, res)
+		return nil
+	}
+	control := http.NewResponseController(w)
+	enc := json.NewEncoder(w)
+	broken, began := false, false
+	line := func(l StreamLine) {
+		if broken {
+			return
+		}
+		if !began {
+			began = true
+			w.Header().Set("Content-Type", "application/x-ndjson")
+		}
+		_ = control.SetWriteDeadline(time.Now().Add(writeTime)) // a writer without deadlines is a test's
+		broken = enc.Encode(l) != nil || control.Flush() != nil
+	}
+	res, err := s.Execute(r.Context(), t, req, func(l engine.LogLine) { line(StreamLine{Log: &l}) })
+	switch {
+	case err == nil:
+		line(StreamLine{Result: &res})
+	case !began:
+		return err
+	default:
+		line(StreamLine{Error: wire(err)})
+	}
+	return nil
+}
+
+func (s *Service) serveList(w http.ResponseWriter, r *http.Request, t Tenant) error {
+	list, err := s.cfg.Store.Scripts(r.Context(), t.ID)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, list)
+	return nil
+}
+
+func (s *Service) serveStats(w http.ResponseWriter, _ *http.Request, _ Tenant) error {
+	writeJSON(w, http.StatusOK, s.Stats())
+	return nil
+}
+
+// Stats returns a snapshot.
+func (s *Service) Stats() Stats {
+	return Stats{
+		Guard: s.cfg.Guard.Stats(), Workers: s.cfg.Pool.Stats(),
+		Programs: s.programs.Len(), Learned: s.learner.Len(),
+	}
+}
+
+func (s *Service) servePut(w http.ResponseWriter, r *http.Request, t Tenant) error {
+	name := r.PathValue("name")
+	if err := ValidateName(name); err != nil {
+		return err
+	}
+	var req PutRequest
+	if err := decode(w, r, &req); err != nil {
+		return err
+	}
+	if req.Source == "" || len(req.Source) > MaxSource {
+		return bulkhead.Errorf(bulkhead.CodeInvalid, "the source has %d bytes; it must have 1 to %d", len(req.Source), MaxSource)
+	}
+	if err := validateLanguage(req.Language); err != nil {
+		return err
+	}
+	if req.Language == "" {
+		req.Language = "javascript"
+	}
+	stored, err := s.cfg.Store.PutScript(r.Context(), t.ID, Script{
+		Name: name, Language: req.Language, Source: req.Source, CreatedAt: time.Now().UTC().Truncate(time.Millisecond),
+		Fingerprint: engine.Fingerprint(req.Source), SizeBytes: int64(len(req.Source)),
+	})
+	if err != nil {
+		return err
+	}
+	stored.Source = ""
+	writeJSON(w, http.StatusOK, stored)
+	return nil
+}
+
+func (s *Service) serveGet(w http.ResponseWriter, r *http.Request, t Tenant) error {
+	version := 0
+	if v := r.URL.Query().Get("version"); v != "" {
+		var err error
+		if version, err = strconv.Atoi(v); err != nil || version < 1 {
+			return bulkhead.Errorf(bulkhead.CodeInvalid, "version is %.40q; it must be a number from 1", v)
+		}
+	}
+	sc, err := s.cfg.Store.Script(r.Context(), t.ID, r.PathValue("name"), version)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, sc)
+	return nil
+}
+
+func (s *Service) serveDelete(w http.ResponseWriter, r *http.Request, t Tenant) error {
+	if err := s.cfg.Store.DeleteScript(r.Context(), t.ID, r.PathValue("name")); err != nil {
+		return fmt.Errorf("delete script: %w", err)
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}

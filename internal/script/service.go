@@ -1,0 +1,371 @@
+package script
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/guard"
+	"github.com/bulkheadhq/bulkhead/internal/script/engine"
+	"github.com/bulkheadhq/bulkhead/internal/script/worker"
+)
+
+// Tenant is who a run is for.
+type Tenant struct {
+	// ID owns scripts and values.
+	ID string
+	// Tier names the tenant's budgets; it may be empty.
+	Tier string
+}
+
+// Tier is what the tenants of a tier may use in one run.
+type Tier struct {
+	// Default are the limits of a run that names none; zero fields are those of
+	// [engine.DefaultLimits].
+	Default engine.Limits `yaml:"default"`
+	// Most are the largest limits that a run may name; zero fields are 512 MiB,
+	// 60 s, 64 MiB of result, 4 MiB of log and a depth of 10000.
+	Most engine.Limits `yaml:"most"`
+}
+
+// mostLimits are the largest limits of a tier that names none.
+var mostLimits = engine.Limits{MemoryMB: 512, TimeMS: 60_000, ResultBytes: 64 << 20, LogBytes: 4 << 20, Depth: 10_000}
+
+// Config is what a service is made of. Engine, Pool, Guard, Store, KeyValue and
+// Tenant must be set.
+type Config struct {
+	Engine   *engine.Engine
+	Pool     *worker.Pool
+	Guard    *guard.Guard
+	Store    Store
+	KeyValue KeyValue
+	// Tenant says who a request is for. Its error is the answer then.
+	Tenant func(context.Context) (Tenant, error)
+	// Tiers are the tiers by name; "" is that of everybody else.
+	Tiers map[string]Tier
+	// MaxResult is the default limit of a result in bytes, 0 for 5 MiB; it is
+	// what MAX_RESULT_SIZE sets.
+	MaxResult int64 `env:"MAX_RESULT_SIZE"`
+	// AllowFetch decides whether a tenant's program may ask for an address; nil
+	// means never, and then programs have no fetch. Its error should be a
+	// *bulkhead.Error. It sees names: FetchClient's dialer must check addresses.
+	AllowFetch func(context.Context, Tenant, *url.URL) error
+	// FetchClient does the requests.
+	FetchClient *http.Client
+	// WorkersOnly runs nothing in process.
+	WorkersOnly bool
+	// CacheSize is how many compiled programs are kept. Default 1024.
+	CacheSize int
+	// Log may be nil.
+	Log *slog.Logger
+}
+
+// Service runs scripts.
+type Service struct {
+	cfg      Config
+	learner  *guard.Learner
+	programs *lru.Cache[string, compiled]
+	builds   *lru.Cache[string, string]
+	metrics  *metrics
+	log      *slog.Logger
+}
+
+// compiled is a program, or what is wrong with its source.
+type compiled struct {
+	program *engine.Program
+	failure *engine.Failure
+}
+
+// New returns a service. Start it with [Service.Run].
+func New(cfg Config) (*Service, error) {
+	if cfg.Engine == nil || cfg.Pool == nil || cfg.Guard == nil || cfg.Store == nil || cfg.KeyValue == nil || cfg.Tenant == nil {
+		return nil, errors.New("configure scripts: engine, pool, guard, store, key-value store and tenant must be set")
+	}
+	if cfg.CacheSize == 0 {
+		cfg.CacheSize = 1024
+	}
+	if cfg.MaxResult == 0 {
+		cfg.MaxResult = engine.DefaultLimits().ResultBytes
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Service{cfg: cfg, metrics: newMetrics(), log: cfg.Log}
+	var err error
+	if s.programs, err = lru.New[string, compiled](cfg.CacheSize); err != nil {
+		return nil, fmt.Errorf("configure scripts: %w", err)
+	}
+	if s.builds, err = lru.New[string, string](cfg.CacheSize); err != nil {
+		return nil, fmt.Errorf("configure scripts: %w", err)
+	}
+	if s.learner, err = guard.NewLearner(4 * cfg.CacheSize); err != nil {
+		return nil, fmt.Errorf("configure scripts: %w", err)
+	}
+	limits := engine.Limits{ResultBytes: cfg.MaxResult}
+	if err := limits.Validate(); err != nil {
+		return nil, fmt.Errorf("configure scripts: MAX_RESULT_SIZE: %w", err)
+	}
+	return s, nil
+}
+
+// Run watches the runs in process and keeps the workers ready. It blocks until
+// ctx ends, or returns the error with which no worker can be started.
+func (s *Service) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() { s.cfg.Engine.Sample(ctx) })
+	err := s.cfg.Pool.Run(ctx)
+	cancel()
+	wg.Wait()
+	return err
+}
+
+// Request asks for a run. Exactly one of Code and Script must be set.
+type Request struct {
+	// Code is the program.
+	Code string `json:"code,omitempty"`
+	// Script names a stored program, Version its version, 0 for the newest.
+	Script  string `json:"script,omitempty"`
+	Version int    `json:"version,omitempty"`
+	// Language of Code: "javascript", the default, or "typescript".
+	Language string `json:"language,omitempty"`
+	// Input is the value of the global "input".
+	Input json.RawMessage `json:"input,omitempty"`
+	// Limits may be zero in any field: the tier's default then.
+	Limits engine.Limits `json:"limits"`
+	// Priority is "low", "normal", the default, or "high".
+	Priority string `json:"priority,omitempty"`
+}
+
+// Result is a run that has ended.
+type Result struct {
+	engine.Outcome
+	// Logs are the console's lines. A streamed run has none here.
+	Logs []engine.LogLine `json:"logs,omitempty"`
+	// Lane is where it ended: "in-process" or "worker".
+	Lane string `json:"lane"`
+	// Reason says why it ran in a worker, or was moved to one.
+	Reason string `json:"reason,omitempty"`
+	// Fingerprint is the SHA-256 of the JavaScript that ran.
+	Fingerprint string `json:"fingerprint"`
+	// Script and Version name the stored program, if it was one.
+	Script  string `json:"script,omitempty"`
+	Version int    `json:"version,omitempty"`
+}
+
+// Execute runs a program for a tenant and blocks until it has ended. Console
+// lines go to log as they come; nil collects them in the result. What the
+// program does is a result; the error is a *bulkhead.Error, for a request that
+// is wrong or cannot be admitted.
+func (s *Service) Execute(ctx context.Context, tenant Tenant, req Request, log func(engine.LogLine)) (Result, error) {
+	limits, priority, err := s.bounds(tenant, &req)
+	if err != nil {
+		return Result{}, err
+	}
+	var res Result
+	source, err := s.source(ctx, tenant, &req, &res)
+	if err != nil {
+		var wrong *engine.SyntaxError
+		if errors.As(err, &wrong) {
+			return syntaxResult(res, &wrong.Failure), nil
+		}
+		return Result{}, err
+	}
+	res.Fingerprint = engine.Fingerprint(source)
+	if log == nil {
+		log = func(l engine.LogLine) { res.Logs = append(res.Logs, l) }
+	}
+	h := &session{ctx: ctx, s: s, tenant: tenant, log: log}
+	in := engine.Input{
+		JSON: req.Input, Limits: limits, Host: h, Journal: engine.NewJournal(),
+		HasFetch: s.cfg.AllowFetch != nil && s.cfg.FetchClient != nil,
+	}
+	claim := guard.Claim{Priority: priority, Tier: tenant.Tier}
+	if s.cfg.WorkersOnly {
+		res.Reason = "everything runs in workers here"
+	} else {
+		c := s.compile(source, res.Fingerprint)
+		if c.failure != nil {
+			return syntaxResult(res, c.failure), nil
+		}
+		done, err := s.inProcess(ctx, &res, c.program, in, claim)
+		if done || err != nil {
+			return res, err
+		}
+	}
+	return res, s.inWorker(ctx, &res, source, in, claim)
+}
+
+// bounds checks a request and fills its limits in.
+func (s *Service) bounds(tenant Tenant, req *Request) (engine.Limits, guard.Priority, error) {
+	if (req.Code == "") == (req.Script == "") {
+		return engine.Limits{}, 0, bulkhead.Errorf(bulkhead.CodeInvalid, "exactly one of code and script must be given")
+	}
+	if len(req.Code) > MaxSource {
+		return engine.Limits{}, 0, bulkhead.Errorf(bulkhead.CodeTooLarge, "the code has %d bytes; the limit is %d", len(req.Code), MaxSource)
+	}
+	if err := validateLanguage(req.Language); err != nil {
+		return engine.Limits{}, 0, err
+	}
+	if len(req.Input) > 0 && !json.Valid(req.Input) {
+		return engine.Limits{}, 0, bulkhead.Errorf(bulkhead.CodeInvalid, "input is not JSON")
+	}
+	if err := req.Limits.Validate(); err != nil {
+		return engine.Limits{}, 0, err
+	}
+	priority, err := guard.ParsePriority(req.Priority)
+	if err != nil {
+		return engine.Limits{}, 0, err
+	}
+	tier, ok := s.cfg.Tiers[tenant.Tier]
+	if !ok {
+		tier = s.cfg.Tiers[""]
+	}
+	defaults := engine.DefaultLimits()
+	defaults.ResultBytes = s.cfg.MaxResult
+	limits := req.Limits.Or(tier.Default).Or(defaults)
+	most := tier.Most.Or(mostLimits)
+	for _, l := range []struct {
+		name        string
+		value, most int64
+	}{
+		{"memoryMB", limits.MemoryMB, most.MemoryMB},
+		{"timeMS", limits.TimeMS, most.TimeMS},
+		{"resultBytes", limits.ResultBytes, most.ResultBytes},
+		{"logBytes", limits.LogBytes, most.LogBytes},
+		{"depth", limits.Depth, most.Depth},
+	} {
+		if l.value > l.most {
+			return engine.Limits{}, 0, bulkhead.Errorf(bulkhead.CodeInvalid,
+				"limits.%s is %d; your tier allows at most %d", l.name, l.value, l.most)
+		}
+	}
+	return limits, priority, nil
+}
+
+// validateLanguage checks the name of a language; empty is the default.
+func validateLanguage(l string) error {
+	if l != "" && l != "javascript" && l != "typescript" {
+		return bulkhead.Errorf(bulkhead.CodeInvalid, "language is %.40q; it must be javascript or typescript", l)
+	}
+	return nil
+}
+
+// source returns the JavaScript of a request. The error may be a
+// *engine.SyntaxError.
+func (s *Service) source(ctx context.Context, tenant Tenant, req *Request, res *Result) (string, error) {
+	code, language := req.Code, req.Language
+	if req.Script != "" {
+		sc, err := s.cfg.Store.Script(ctx, tenant.ID, req.Script, req.Version)
+		if err != nil {
+			return "", err
+		}
+		code, language = sc.Source, sc.Language
+		res.Script, res.Version = sc.Name, sc.Version
+	}
+	if language != "typescript" {
+		return code, nil
+	}
+	key := engine.Fingerprint(code)
+	if js, ok := s.builds.Get(key); ok {
+		return js, nil
+	}
+	js, err := s.cfg.Pool.Build(ctx, code)
+	if err != nil {
+		return "", err
+	}
+	s.builds.Add(key, js)
+	return js, nil
+}
+
+// compile returns the program for the in-process lane from the cache, or
+// compiles it.
+func (s *Service) compile(source, fingerprint string) compiled {
+	if c, ok := s.programs.Get(fingerprint); ok {
+		s.metrics.cache.WithLabelValues("hit").Inc()
+		return c
+	}
+	s.metrics.cache.WithLabelValues("miss").Inc()
+	p, err := s.cfg.Engine.Compile(source, engine.LaneInProcess)
+	c := compiled{program: p}
+	var wrong *engine.SyntaxError
+	if errors.As(err, &wrong) {
+		c.failure = &wrong.Failure
+	}
+	s.programs.Add(fingerprint, c)
+	return c
+}
+
+// syntaxResult is the result of a source that is no program.
+func syntaxResult(res Result, f *engine.Failure) Result {
+	res.Lane = engine.LaneInProcess.String()
+	res.Failure = f
+	res.End = bulkhead.End{Cause: bulkhead.CauseExited, ExitCode: 1, Detail: f.Name + ": " + f.Message}
+	return res
+}
+
+// least is what is booked for any run at least, in bytes.
+const least = 256 << 10
+
+// workerOverhead is what a worker needs beside its program, in bytes.
+const workerOverhead = 32 << 20
+
+// inProcess runs a small program here. It returns false when the run has to be
+// done in a worker, with the reason in res.
+func (s *Service) inProcess(ctx context.Context, res *Result, p *engine.Program, in engine.Input, claim guard.Claim) (bool, error) {
+	if p.Why != "" {
+		res.Reason = p.Why
+		return false, nil
+	}
+	key := "in-process " + p.Fingerprint
+	claim.Cost, _ = s.learner.Estimate(key, int64(len(in.JSON)), engine.InProcessMemory)
+	claim.Cost = max(least, claim.Cost)
+	grant, err := s.cfg.Guard.AcquireClaim(ctx, claim)
+	if err != nil {
+		return false, err
+	}
+	h, _ := in.Host.(*session)
+	h.recording = true
+	out := s.cfg.Engine.Run(ctx, p, engine.LaneInProcess, in)
+	grant.Release()
+	if out.Moved != "" {
+		s.metrics.moved.Inc()
+		res.Reason = out.Moved
+		h.repeat()
+		return false, nil
+	}
+	s.learner.Observe(key, int64(len(in.JSON)), max(least, out.Usage.PeakBytes))
+	res.Outcome, res.Lane = out, engine.LaneInProcess.String()
+	s.metrics.ended(res)
+	return true, nil
+}
+
+// inWorker runs a program in a worker.
+func (s *Service) inWorker(ctx context.Context, res *Result, source string, in engine.Input, claim guard.Claim) error {
+	key := "worker " + res.Fingerprint
+	most := in.Limits.MemoryMB << 20
+	cost, _ := s.learner.Estimate(key, int64(len(in.JSON)), most)
+	claim.Cost = min(cost, most) + workerOverhead
+	grant, err := s.cfg.Guard.AcquireClaim(ctx, claim)
+	if err != nil {
+		return err
+	}
+	defer grant.Release()
+	out, err := s.cfg.Pool.Do(ctx, worker.Task{Source: source, Input: in})
+	if err != nil {
+		return err
+	}
+	s.learner.Observe(key, int64(len(in.JSON)), out.Usage.PeakBytes)
+	res.Outcome, res.Lane = out, engine.LaneWorker.String()
+	s.metrics.ended(res)
+	return nil
+}

@@ -1,0 +1,431 @@
+package script
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/guard"
+	"github.com/bulkheadhq/bulkhead/internal/script/engine"
+	"github.com/bulkheadhq/bulkhead/internal/script/worker"
+	"github.com/bulkheadhq/bulkhead/internal/testenv"
+)
+
+// TestMain makes this test binary its own worker.
+func TestMain(m *testing.M) {
+	if worker.Is(os.Args[0]) {
+		os.Exit(worker.Main(os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+// tenantKey carries a tenant in a test's context.
+type tenantKey struct{}
+
+// alice is the tenant of the tests.
+var alice = Tenant{ID: "alice"}
+
+// newService returns a running service on a real pool, a real guard and a store
+// in memory.
+func newService(t testing.TB, change func(*Config, *worker.Config)) *Service {
+	t.Helper()
+	testenv.Need(t, "root")
+	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	e, err := engine.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	probe, err := guard.OpenProbe("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := guard.New(guard.Config{MaxConcurrent: 32}, probe, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := NewMemory()
+	cfg := Config{
+		Engine: e, Guard: g, Store: m, KeyValue: m, Log: log,
+		Tenant: func(ctx context.Context) (Tenant, error) {
+			if who, ok := ctx.Value(tenantKey{}).(Tenant); ok {
+				return who, nil
+			}
+			return alice, nil
+		},
+	}
+	name := strings.ToLower(strings.NewReplacer("/", "-").Replace(t.Name()))
+	pool := worker.Config{Cgroup: "bulkhead-test-" + name, Log: log}
+	if change != nil {
+		change(&cfg, &pool)
+	}
+	if cfg.Pool, err = worker.New(pool); err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = g.Run(ctx) })
+	wg.Go(func() {
+		if err := s.Run(ctx); err != nil {
+			t.Errorf("run service: %v", err)
+		}
+	})
+	t.Cleanup(func() { cancel(); wg.Wait(); _ = probe.Close() })
+	warm := Request{Code: "eval('1')"}
+	if _, err := s.Execute(t.Context(), alice, warm, nil); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *Service) mustRun(t testing.TB, req Request) Result {
+	t.Helper()
+	res, err := s.Execute(t.Context(), alice, req, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+func TestLanes(t *testing.T) {
+	s := newService(t, nil)
+	for _, c := range []struct {
+		name, code, input, want, lane, reason string
+	}{
+		{"small", `input.a + 1`, `{"a":1}`, `2`, "in-process", ""},
+		{"syntax needs a worker", `[...(function* () { yield 1 })()]`, ``, `[1]`, "worker", "it has a generator"},
+		{"outgrows by a call", `"x".repeat(input).length`, `2000000`, `2000000`, "worker", "JSON.stringify"},
+		{"outgrows by time", `let n = 0; for (let i = 0; i < 3e6; i++) n += i % 7; n`, ``, `8999994`, "worker", "it runs long"},
+		{"outgrows by memory", `const a = []; for (let i = 0; i < 3e5; i++) a.push([i]); a.length`, ``, `300000`, "worker", "it allocates much"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.name == "outgrows by a call" {
+				c.code, c.reason = `"x".repeat(input).toUpperCase().length`, "a built-in gets a string that is long or not a string"
+			}
+			res := s.mustRun(t, Request{Code: c.code, Input: json.RawMessage(c.input), Limits: engine.Limits{MemoryMB: 256, TimeMS: 20_000}})
+			if string(res.Result) != c.want || res.Lane != c.lane {
+				t.Errorf("result %s in %s (%v, %+v), want %s in %s", res.Result, res.Lane, res.End, res.Failure, c.want, c.lane)
+			}
+			if c.name == "outgrows by memory" && res.Reason == "it runs long" {
+				return // on a slow machine time comes first
+			}
+			if res.Reason != c.reason {
+				t.Errorf("reason %q, want %q", res.Reason, c.reason)
+			}
+		})
+	}
+}
+
+// TestMovedRunDoesNothingTwice lets a program do things, then outgrow the
+// in-process lane: what it did is done once, and it sees the same world again.
+func TestMovedRunDoesNothingTwice(t *testing.T) {
+	var fetched int
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fetched++
+		_, _ = fmt.Fprintf(w, "answer %d", fetched)
+	}))
+	t.Cleanup(upstream.Close)
+	s := newService(t, func(c *Config, _ *worker.Config) {
+		c.FetchClient = upstream.Client()
+		c.AllowFetch = func(context.Context, Tenant, *url.URL) error { return nil }
+	})
+	res := s.mustRun(t, Request{Code: fmt.Sprintf(`
+		const before = Date.now(), chance = Math.random();
+		const n = (kv.get("n") || 0) + 1;
+		kv.set("n", n);
+		console.log("n is", n);
+		const text = await (await fetch(%q)).text();
+		await new Promise(done => setTimeout(done, 5));
+		console.log(text, chance, before);
+		"x".repeat(3e6).trim();
+		console.log("moved");
+		return [n, text, chance, before];`, upstream.URL)})
+	if res.Lane != "worker" || res.Reason == "" {
+		t.Fatalf("the run was not moved: %+v", res)
+	}
+	var got []any
+	if err := json.Unmarshal(res.Result, &got); err != nil {
+		t.Fatal(err)
+	}
+	if got[0] != 1.0 || got[1] != "answer 1" || fetched != 1 {
+		t.Errorf("result %v after %d requests, want everything done once", got, fetched)
+	}
+	want := []string{"n is 1", fmt.Sprintf("answer 1 %v %.0f", got[2], got[3]), "moved"}
+	var lines []string
+	for _, l := range res.Logs {
+		lines = append(lines, l.Message)
+	}
+	if diff := cmp.Diff(want, lines); diff != "" {
+		t.Errorf("lines (-want +got):\n%s", diff)
+	}
+	v, err := s.cfg.KeyValue.Get(t.Context(), alice.ID, "n")
+	if err != nil || string(v) != "1" {
+		t.Errorf("the store has %s (%v), want 1", v, err)
+	}
+}
+
+func TestFetchPolicy(t *testing.T) {
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/away":
+			http.Redirect(w, r, "/secret", http.StatusFound)
+		case "/large":
+			_, _ = io.CopyN(w, zeros{}, fetchBody+1)
+		default:
+			body, _ := io.ReadAll(r.Body)
+			w.Header().Set("X-Method", r.Method+" "+r.Header.Get("X-Test"))
+			_, _ = fmt.Fprintf(w, `{"got":%q}`, body)
+		}
+	}))
+	t.Cleanup(upstream.Close)
+	s := newService(t, func(c *Config, _ *worker.Config) {
+		c.FetchClient = upstream.Client()
+		c.AllowFetch = func(_ context.Context, _ Tenant, u *url.URL) error {
+			if u.Path == "/secret" {
+				return bulkhead.Errorf(bulkhead.CodeForbidden, "egress to %s is not allowed", u.Path)
+			}
+			return nil
+		}
+	})
+	run := func(path, options string) Result {
+		return s.mustRun(t, Request{Code: fmt.Sprintf(
+			`const r = await fetch(%q, %s); return [r.status, r.ok, r.headers.get("X-Method"), await r.json()]`, upstream.URL+path, options)})
+	}
+	res := run("/", `{method: "post", headers: {"X-Test": "1"}, body: "hello"}`)
+	if want := `[200,true,"POST 1",{"got":"hello"}]`; string(res.Result) != want {
+		t.Errorf("result %s (%+v), want %s", res.Result, res.Failure, want)
+	}
+	for path, want := range map[string]string{
+		"/secret": "egress to /secret is not allowed",
+		"/away":   "egress to /secret is not allowed",
+		"/large":  "larger than 2097152 bytes",
+	} {
+		if res := run(path, "{}"); res.Failure == nil || !strings.Contains(res.Failure.Message, want) {
+			t.Errorf("%s gave %+v, want %q", path, res.Failure, want)
+		}
+	}
+	if res := s.mustRun(t, Request{Code: `await fetch("file:///etc/passwd")`}); res.Failure == nil {
+		t.Errorf("a file was fetched: %s", res.Result)
+	}
+	off := newService(t, func(_ *Config, p *worker.Config) { p.Cgroup += "-off" })
+	if res := off.mustRun(t, Request{Code: `typeof fetch`}); string(res.Result) != `"undefined"` {
+		t.Errorf("without a policy fetch is %s", res.Result)
+	}
+}
+
+// zeros reads as zeros for ever.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+func TestTypeScript(t *testing.T) {
+	s := newService(t, nil)
+	for range 2 { // built, then from the cache
+		res := s.mustRun(t, Request{
+			Language: "typescript", Input: json.RawMessage(`{"n":20}`),
+			Code: `interface In { n: number } function main(i: In): number { return (i.n as number) * 2 + 2 }`,
+		})
+		if string(res.Result) != "42" {
+			t.Errorf("result %s, %+v", res.Result, res.Failure)
+		}
+	}
+	if s.builds.Len() != 1 {
+		t.Errorf("%d builds are kept, want 1", s.builds.Len())
+	}
+	res := s.mustRun(t, Request{Language: "typescript", Code: `let x: number = ;`})
+	if res.Failure == nil || res.Failure.Name != "SyntaxError" || res.End.ExitCode != 1 {
+		t.Errorf("bad TypeScript gave %+v", res)
+	}
+}
+
+func TestRequestErrors(t *testing.T) {
+	s := newService(t, func(c *Config, _ *worker.Config) {
+		c.Tiers = map[string]Tier{"": {Default: engine.Limits{TimeMS: 100}, Most: engine.Limits{MemoryMB: 100}}}
+	})
+	for _, c := range []struct {
+		name string
+		req  Request
+		want string
+	}{
+		{"nothing", Request{}, "exactly one of code and script"},
+		{"both", Request{Code: "1", Script: "a"}, "exactly one of code and script"},
+		{"long", Request{Code: strings.Repeat(" ", MaxSource+1)}, "the limit is 1048576"},
+		{"language", Request{Code: "1", Language: "perl"}, `language is "perl"`},
+		{"input", Request{Code: "1", Input: json.RawMessage("{")}, "input is not JSON"},
+		{"limit out of range", Request{Code: "1", Limits: engine.Limits{Depth: 1}}, "limits.depth is 1"},
+		{"above the tier", Request{Code: "1", Limits: engine.Limits{MemoryMB: 101}}, "your tier allows at most 100"},
+		{"priority", Request{Code: "1", Priority: "urgent"}, `priority is "urgent"`},
+		{"unknown script", Request{Script: "none"}, `there is no script "none"`},
+	} {
+		_, err := s.Execute(t.Context(), alice, c.req, nil)
+		if err == nil || !strings.Contains(bulkhead.Message(err), c.want) {
+			t.Errorf("%s: error %v, want %q", c.name, err, c.want)
+		}
+	}
+	if res := s.mustRun(t, Request{Code: "for (;;);"}); res.End.Cause != bulkhead.CauseTimeLimit || res.End.Limit != 100 {
+		t.Errorf("the tier's time limit did not hold: %+v", res.End)
+	}
+}
+
+func TestGuardRefuses(t *testing.T) {
+	s := newService(t, nil)
+	g, err := guard.New(guard.Config{}, pressed{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.cfg.Guard = g
+	rec := httptest.NewRecorder()
+	s.Handler().ServeHTTP(rec, httptest.NewRequest(http.MethodPost, "/v1/scripts/run", strings.NewReader(`{"code":"1"}`)))
+	if rec.Code != http.StatusServiceUnavailable || rec.Header().Get("Retry-After") == "" {
+		t.Errorf("status %d, Retry-After %q: %s", rec.Code, rec.Header().Get("Retry-After"), rec.Body)
+	}
+}
+
+// pressed is a host without memory.
+type pressed struct{}
+
+func (pressed) Read(bool) (guard.Reading, error) { return guard.Reading{Used: 95, Limit: 100}, nil }
+
+func TestLearnedCost(t *testing.T) {
+	s := newService(t, nil)
+	code := `eval("1"); const a = []; for (let i = 0; i < 50000; i++) a.push([i]); a.length`
+	for range 6 {
+		s.mustRun(t, Request{Code: code})
+	}
+	got, known := s.learner.Estimate("worker "+engine.Fingerprint(code), 0, 64<<20)
+	if !known || got < 1<<20 || got > 40<<20 {
+		t.Errorf("learned %d MiB, known %v; want a few MiB", got>>20, known)
+	}
+}
+
+func TestHandler(t *testing.T) {
+	s := newService(t, nil)
+	server := httptest.NewServer(s.Handler())
+	t.Cleanup(server.Close)
+	call := func(method, path, body string) (int, string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, server.URL+path, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := server.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		data, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(data)
+	}
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+		want               string
+	}{
+		{"PUT", "/v1/scripts/greet", `{"source":"'hello ' + input.name"}`, 200, `"version":1`},
+		{"PUT", "/v1/scripts/greet", `{"source":"'hello ' + input.name"}`, 200, `"version":1`},
+		{"PUT", "/v1/scripts/greet", `{"source":"const x: string = input.name; 'hi ' + x","language":"typescript"}`, 200, `"version":2`},
+		{"POST", "/v1/scripts/run", `{"script":"greet","input":{"name":"Ada"}}`, 200, `"result":"hi Ada"`},
+		{"POST", "/v1/scripts/run", `{"script":"greet","version":1,"input":{"name":"Ada"}}`, 200, `"result":"hello Ada"`},
+		{"POST", "/v1/scripts/run", `{"code":"throw new TypeError('no')"}`, 200, `"error":{"name":"TypeError","message":"no"`},
+		{"GET", "/v1/scripts/greet?version=1", ``, 200, `"source":"'hello ' + input.name"`},
+		{"GET", "/v1/scripts/greet?version=9", ``, 404, `{"code":"not_found","message":"there is no version 9 of a script \"greet\""}`},
+		{"GET", "/v1/scripts/greet?version=x", ``, 400, `version is`},
+		{"GET", "/v1/scripts", ``, 200, `"name":"greet","version":2`},
+		{"GET", "/v1/scripts/stats", ``, 200, `"base_concurrency":32`},
+		{"PUT", "/v1/scripts/run", `{"source":"1"}`, 400, `the name is`},
+		{"PUT", "/v1/scripts/Greet", `{"source":"1"}`, 400, `the name is`},
+		{"PUT", "/v1/scripts/a", `{"source":""}`, 400, `the source has 0 bytes`},
+		{"PUT", "/v1/scripts/a", `{"source":"1","language":"c"}`, 400, `language is`},
+		{"POST", "/v1/scripts/run", `{"cod":"1"}`, 400, `unknown field`},
+		{"POST", "/v1/scripts/run", ``, 400, `the body is empty`},
+		{"POST", "/v1/scripts/run", `{"code":"1"} 2`, 400, `after the JSON value`},
+		{"DELETE", "/v1/scripts/greet", ``, 204, ``},
+		{"DELETE", "/v1/scripts/greet", ``, 404, `not_found`},
+	} {
+		status, body := call(c.method, c.path, c.body)
+		if status != c.status || !strings.Contains(body, c.want) {
+			t.Errorf("%s %s %s: %d %s, want %d %s", c.method, c.path, c.body, status, body, c.status, c.want)
+		}
+	}
+	status, body := call("POST", "/v1/scripts/run?stream=1", `{"code":"console.log('a'); console.warn('b'); 3"}`)
+	lines := strings.Split(strings.TrimSpace(body), "\n")
+	if status != 200 || len(lines) != 3 || lines[0] != `{"log":{"level":"info","message":"a"}}` ||
+		lines[1] != `{"log":{"level":"warn","message":"b"}}` || !strings.HasPrefix(lines[2], `{"result":{"result":3,`) {
+		t.Errorf("stream %d:\n%s", status, body)
+	}
+	reg := prometheus.NewPedanticRegistry()
+	if err := reg.Register(s); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := reg.Gather(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTenantsAreApart(t *testing.T) {
+	s := newService(t, nil)
+	bob := Tenant{ID: "bob"}
+	if _, err := s.cfg.Store.PutScript(t.Context(), alice.ID, Script{Name: "own", Source: "1", Fingerprint: "f"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Execute(t.Context(), bob, Request{Script: "own"}, nil); bulkhead.CodeOf(err) != bulkhead.CodeNotFound {
+		t.Errorf("bob ran alice's script: %v", err)
+	}
+	for _, code := range []string{`kv.set("secret", 7)`, `eval("kv").set("secret", 7)`} {
+		s.mustRun(t, Request{Code: code})
+		res, err := s.Execute(t.Context(), bob, Request{Code: `kv.get("secret") === undefined && kv.list().length === 0`}, nil)
+		if err != nil || string(res.Result) != "true" {
+			t.Errorf("bob sees %s (%v)", res.Result, err)
+		}
+	}
+	// A program cannot leave anything in the realm or in the worker for the next.
+	for _, code := range []string{`this.left = 1; Object.left = 1; 1`, `eval("1"); globalThis.left = 1; Array.prototype.left = 1; 1`} {
+		s.mustRun(t, Request{Code: code})
+		if res := s.mustRun(t, Request{Code: `[typeof left, typeof [].left, typeof Object.left].join()`}); string(res.Result) != `"undefined,undefined,undefined"` {
+			t.Errorf("left behind: %s", res.Result)
+		}
+	}
+}
+
+func TestConfigErrors(t *testing.T) {
+	if _, err := New(Config{}); err == nil {
+		t.Error("no error for an empty configuration")
+	}
+}
+
+// waitIdle waits until n workers are idle, so that a figure starts equal.
+func waitIdle(t testing.TB, s *Service, n int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for s.cfg.Pool.Stats().Idle < n {
+		select {
+		case <-ctx.Done():
+			t.Fatal(errors.New("no idle workers"))
+		case <-tick.C:
+		}
+	}
+}

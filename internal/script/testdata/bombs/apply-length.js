@@ -1,0 +1,3 @@
+// apply with an object that claims a length
+// end: memory_limit
+Math.max.apply(null, {length: 4e8})

@@ -1,0 +1,3 @@
+// an array grows for ever
+// end: memory_limit
+const a = []; for (;;) a.push([1, 2, 3])

@@ -1,0 +1,3 @@
+// a sparse array of four billion is spread
+// end: memory_limit
+const a = []; a.length = 4294967295; [...a].length

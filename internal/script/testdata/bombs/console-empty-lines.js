@@ -1,0 +1,3 @@
+// empty lines for ever
+// end: output_limit
+for (;;) console.log('')

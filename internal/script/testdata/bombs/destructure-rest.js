@@ -1,0 +1,3 @@
+// destructuring copies a growing array
+// end: memory_limit
+let a = [1, 2]; for (;;) { const [x, ...rest] = a; a = rest.concat(rest, rest) }

@@ -1,0 +1,3 @@
+// a million nested brackets
+// end: memory_limit
+JSON.parse('['.repeat(1e6) + ']'.repeat(1e6)).length

@@ -1,0 +1,3 @@
+// JSON of a tree whose branches are shared
+// end: memory_limit
+let a = ['xxxxxxxx']; for (let i = 0; i < 40; i++) a = [a, a]; JSON.stringify(a).length

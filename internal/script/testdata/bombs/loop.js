@@ -1,0 +1,4 @@
+// an empty loop
+// end: time_limit
+// time: 400
+for (;;);

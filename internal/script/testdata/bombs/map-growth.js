@@ -1,0 +1,3 @@
+// a Map grows for ever
+// end: memory_limit
+const m = new Map(); for (let i = 0;; i++) m.set(i, {i})

@@ -1,0 +1,3 @@
+// the array iterator replaced by one that never ends
+// end: memory_limit
+Array.prototype[Symbol.iterator] = function () { return {next: () => ({value: 1, done: false})} }; [...[1]]

@@ -1,0 +1,3 @@
+// join replaced, then used by text conversion
+// end: memory_limit
+Array.prototype.join = function () { return 'x'.repeat(1e9) }; '' + [1]

@@ -1,0 +1,3 @@
+// text conversion asks for itself
+// end: exited 1 RangeError
+const o = {toString() { return '' + o }}; '' + o

@@ -1,0 +1,3 @@
+// a Set grows while it is iterated
+// end: memory_limit
+const s = new Set([0]); for (const x of s) s.add(x + 1)

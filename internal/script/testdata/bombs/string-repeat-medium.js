@@ -1,0 +1,3 @@
+// one call asks for 4 GB
+// end: memory_limit
+'x'.repeat(4e9)

@@ -1,0 +1,3 @@
+// a Float64Array of a thousand million
+// end: memory_limit
+new Float64Array(1e9).length
