@@ -228,7 +228,7 @@ func allowed(r *http.Request, t target, sb bulkhead.Sandbox) error {
 // rewrite makes the request to the box out of the client's.
 func rewrite(pr *httputil.ProxyRequest) {
 	h, _ := pr.In.Context().Value(hopKey{}).(hop)
-	
+	pr.SetXForwarded()
 	pr.Out.URL.Scheme = "http"
 	// The name is the sandbox's, not its address: no connection made for one
 	// sandbox is ever used for another that got its address later.
