@@ -6,6 +6,9 @@ import (
 	"time"
 )
 
+// TokenHeader carries the token that [Init] gave the box.
+const TokenHeader = "X-Access-Token"
+
 // KeepaliveHeader carries, in whole seconds, how often a stream on which nothing
 // happens sends a keepalive.
 const KeepaliveHeader = "Keepalive-Ping-Interval"

@@ -77,7 +77,9 @@ func (b *Box) Accounts() Accounts { return b.accounts }
 type UserError struct{ Name string }
 
 // Error is in E2B's words, which its clients look for.
-func (e *UserError) Error() string { return fmt.Sprintf("invalid username: '%.64s'", e.Name) }
+func (e *UserError) Error() string {
+	return fmt.Sprintf("invalid username: '%.64s'", strings.ToValidUTF8(e.Name, "�"))
+}
 
 // User returns the user called name, the default user for "". The error is a
 // *[UserError].

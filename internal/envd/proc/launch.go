@@ -225,5 +225,5 @@ func openTerminal(cmd *exec.Cmd, size *pty.Winsize, u ident.User) (*plumbing, er
 
 // errorf is an answer of the service. Its text may be shown.
 func errorf(code connect.Code, format string, args ...any) error {
-	return connect.NewError(code, fmt.Errorf(format, args...))
+	return connect.NewError(code, errors.New(strings.ToValidUTF8(fmt.Sprintf(format, args...), "�")))
 }
