@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -81,6 +82,75 @@ func TestOwnSandboxes(t *testing.T) {
 	var all []bulkhead.Template
 	if r := b.call("GET /v1/templates", ""); json.Unmarshal([]byte(r.body), &all) != nil || len(all) != 2 || all[1].Name != "code-interpreter-v1" {
 		t.Errorf("templates: %s", r.body)
+	}
+}
+
+func TestOwnList(t *testing.T) {
+	b := newBench(t)
+	var ids []string // newest first
+	for i := range 7 {
+		r := b.call("POST /v1/sandboxes", fmt.Sprintf(`{"template":"base","metadata":{"n":"%d"}}`, i%2))
+		if r.status != 201 {
+			t.Fatalf("%d %s", r.status, r.body)
+		}
+		ids = append([]string{r.object(t)["sandboxID"].(string)}, ids...)
+	}
+	var gone []string
+	for i := 1; i < len(ids); i += 2 {
+		if r := b.call("DELETE /sandboxes/"+ids[i], ""); r.status != 204 {
+			t.Fatalf("%d %s", r.status, r.body)
+		}
+		gone = append(gone, ids[i])
+	}
+	all := func(query string) (got []string, pages int) {
+		t.Helper()
+		for token := ""; pages == 0 || token != ""; pages++ {
+			r := b.call("GET /v1/sandboxes?"+query+"&nextToken="+token, "")
+			var page []bulkhead.Sandbox
+			if err := json.Unmarshal([]byte(r.body), &page); err != nil || r.status != 200 {
+				t.Fatalf("%s: %d %s", query, r.status, r.body)
+			}
+			for _, sb := range page {
+				if (sb.State == bulkhead.StateEnded) != (sb.End != nil) {
+					t.Errorf("%s is %s with end %v", sb.ID, sb.State, sb.End)
+				}
+				got = append(got, sb.ID)
+			}
+			token = r.header.Get("X-Next-Token")
+		}
+		return got, pages
+	}
+	for _, c := range []struct {
+		query string
+		want  []string
+		pages int
+	}{
+		{"", []string{ids[0], ids[2], ids[4], ids[6]}, 1},
+		{"limit=4", []string{ids[0], ids[2], ids[4], ids[6]}, 1},
+		{"state=ended", gone, 1},
+		{"state=ended&limit=1", gone, 3},
+		{"state=running,ended&limit=2", ids, 4},
+		{"state=running&state=ending&state=ended", ids, 1},
+		{"state=ended,running&limit=7", ids, 1},
+		{"state=ended&metadata=n%3D1", []string{ids[1], ids[3], ids[5]}, 1},
+		{"state=ended&template=code-interpreter-v1", nil, 1},
+		{"state=running,ended&startedAfter=2100-01-01T00:00:00Z", nil, 1},
+	} {
+		got, pages := all(c.query)
+		if diff := cmp.Diff(c.want, got); diff != "" || pages != c.pages {
+			t.Errorf("%s: %d pages, want %d (-want +got):\n%s", c.query, pages, c.pages, diff)
+		}
+	}
+	if r := b.callAs(b.other, "GET /v1/sandboxes?state=running,ended", ""); r.body != "[]" {
+		t.Errorf("another tenant sees %s", r.body)
+	}
+	for query, message := range map[string]string{
+		"state=paused": `state is "paused"; it must be running, ending or ended`, "state=": `state is ""`,
+		"limit=101": "limit is", "nextToken=x": "nextToken", "startedAfter=x": "startedAfter",
+	} {
+		if r := b.call("GET /v1/sandboxes?"+query, ""); r.status != 400 || !strings.Contains(r.message(t), message) {
+			t.Errorf("%s: %d %s; want 400 …%s…", query, r.status, r.body, message)
+		}
 	}
 }
 

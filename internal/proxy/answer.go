@@ -51,7 +51,6 @@ func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
 // write writes a as a page for browsers and as JSON for everyone else.
 func (p *Proxy) write(w http.ResponseWriter, r *http.Request, a *answer) {
 	h := w.Header()
-	clear(h) // of what a box may have put there
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	if a.Retry {

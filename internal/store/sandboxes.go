@@ -73,7 +73,7 @@ func (s *Store) EndSandbox(ctx context.Context, id string, end bulkhead.End) err
 	err = s.group.do(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		n, err := changed(tx.ExecContext(ctx, `UPDATE sandboxes
 			SET state = $2, ended_at = $3, end_cause = $4, end_evidence = $5
-			WHERE id = $1 AND ended_at IS NULL AND state IN (`+list(from)+`)`,
+			WHERE id = $1 AND state IN (`+list(from)+`)`,
 			id, string(bulkhead.StateEnded), nanos(end.At), string(end.Cause), string(evidence)))
 		if n == 1 || err != nil {
 			return err
