@@ -182,7 +182,10 @@ func TestMetricLabelsAreFew(t *testing.T) {
 		for _, path := range []string{fmt.Sprintf("/volumecontent/%d", i), "/api-keys", fmt.Sprintf("/teams/%d", i)} {
 			req := httptest.NewRequestWithContext(t.Context(), http.MethodConnect, "/", nil)
 			req.URL.Path = path
-			b.handler.ServeHTTP(httptest.NewRecorder(), req)
+			rec := httptest.NewRecorder()
+			if b.handler.ServeHTTP(rec, req); rec.Code != 405 {
+				t.Errorf("CONNECT %s: %d", path, rec.Code)
+			}
 		}
 	}
 	r := b.callAs(b.admin, "GET /metrics", "")
@@ -207,5 +210,26 @@ func TestClientThatLeaves(t *testing.T) {
 	b.handler.ServeHTTP(httptest.NewRecorder(), req)
 	if strings.Contains(b.log.String(), "level=ERROR") {
 		t.Errorf("logged as the server's failure: %s", b.log)
+	}
+}
+
+// BenchmarkCreate is one create over HTTP: the edge, the key, a durable row; no box.
+func BenchmarkCreate(b *testing.B) {
+	bench := newBench(b)
+	for b.Loop() {
+		if r := bench.call("POST /v2/sandboxes", `{"templateID":"base","timeout":60,"metadata":{"user":"ada"}}`); r.status != 201 {
+			b.Fatalf("%d %s", r.status, r.body)
+		}
+	}
+}
+
+// BenchmarkGet is one read over HTTP.
+func BenchmarkGet(b *testing.B) {
+	bench := newBench(b)
+	id := bench.create(`{"templateID":"base"}`)
+	for b.Loop() {
+		if r := bench.call("GET /sandboxes/"+id, ""); r.status != 200 {
+			b.Fatalf("%d %s", r.status, r.body)
+		}
 	}
 }
