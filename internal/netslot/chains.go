@@ -52,18 +52,20 @@ func (r *ruleset) chains(c *nftables.Conn) {
 	in, out := linkIs(expr.MetaKeyIIFNAME, r.plan.name), linkIs(expr.MetaKeyOIFNAME, r.plan.name)
 	notIn, notOut := linkIsNot(expr.MetaKeyIIFNAME, r.plan.name), linkIsNot(expr.MetaKeyOIFNAME, r.plan.name)
 	s := r.sets
-	resolver := slices.Concat(source(reg0), has(s.dns), dest(reg0), meta(expr.MetaKeyL4PROTO, reg4),
+	v4 := equal(expr.MetaKeyNFPROTO, unix.NFPROTO_IPV4)
+	resolver := slices.Concat(v4, source(reg0), has(s.dns), dest(reg0), meta(expr.MetaKeyL4PROTO, reg4),
 		transportDest(reg8), has(s.resolvers))
 
-	// ICMP errors are rate-limited by the kernel, resets are not.
+	// ICMP errors are rate-limited by the kernel, resets are not. Of the errors,
+	// "port unreachable" is the one that gVisor tells its UDP sockets.
 	rule(refuse, equal(expr.MetaKeyL4PROTO, unix.IPPROTO_TCP), match{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
-	rule(refuse, match{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}})
+	rule(refuse, match{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}})
 
-	rule(open, ctState(expr.CtStateBitNEW), source(reg0), countOver(s.conns, r.cfg.MaxConns), jump(refuse))
+	rule(open, v4, ctState(expr.CtStateBitNEW), source(reg0), countOver(s.conns, r.cfg.MaxConns), jump(refuse))
 	rule(open, verdict(expr.VerdictAccept))
 
 	rule(guard, notIn, verdict(expr.VerdictAccept))
-	rule(guard, equal(expr.MetaKeyNFPROTO, unix.NFPROTO_IPV4), meta(expr.MetaKeyIIFNAME, reg0), source(regAfterName),
+	rule(guard, v4, meta(expr.MetaKeyIIFNAME, reg0), source(regAfterName),
 		has(s.slots), verdict(expr.VerdictAccept))
 	rule(guard, verdict(expr.VerdictDrop))
 
@@ -79,13 +81,13 @@ func (r *ruleset) chains(c *nftables.Conn) {
 
 	rule(fromBox, out, jump(refuse))
 	rule(fromBox, resolver, jump(open))
-	rule(fromBox, dest(reg0), has(s.closed), jump(refuse))
-	rule(fromBox, source(reg0), dest(reg4), has(s.allow), jump(open))
-	rule(fromBox, source(reg0), dest(reg4), has(s.deny), jump(refuse))
-	rule(fromBox, source(reg0), has(s.internet), jump(open))
+	rule(fromBox, v4, dest(reg0), has(s.closed), jump(refuse))
+	rule(fromBox, v4, source(reg0), dest(reg4), has(s.allow), jump(open))
+	rule(fromBox, v4, source(reg0), dest(reg4), has(s.deny), jump(refuse))
+	rule(fromBox, v4, source(reg0), has(s.internet), jump(open))
 	rule(fromBox, jump(refuse))
 
-	rule(nat, equal(expr.MetaKeyNFPROTO, unix.NFPROTO_IPV4), notOut, r.fromPrefix(), match{&expr.Masq{}})
+	rule(nat, v4, notOut, r.fromPrefix(), match{&expr.Masq{}})
 }
 
 // linkIs matches links whose name begins with prefix.

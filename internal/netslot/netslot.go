@@ -62,8 +62,9 @@ type Config struct {
 	// /run/bulkhead/netns. Made when missing.
 	Dir string
 	// Name begins the name of every link, namespace file and table. Default
-	// "bulkhead"; at most 9 of [a-z0-9], a letter at both ends. Two servers on
-	// one host need names of which neither begins with the other.
+	// "bulkhead"; at most 9 of [a-z0-9], a letter at both ends, fewer for large
+	// prefixes. Two servers on one host need names of which neither begins with
+	// the other.
 	Name string
 	// Prefix is what addresses are taken from, four to a slot: a private IPv4
 	// prefix of 10 to 28 bits. Default 10.213.0.0/16, which is 16,384 slots.
@@ -125,6 +126,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("netslot: Prefix is %v; it must be a private IPv4 network", c.Prefix)
 	case c.Prefix.Bits() < 10 || c.Prefix.Bits() > 28:
 		return c, fmt.Errorf("netslot: Prefix is %v; it must have 10 to 28 bits", c.Prefix)
+	case len(plan{c.Name, c.Prefix}.shapeLink(plan{c.Name, c.Prefix}.size()-1)) >= unix.IFNAMSIZ:
+		return c, fmt.Errorf("netslot: Name %q is too long for the links of %v; shorten it or take a smaller prefix", c.Name, c.Prefix)
 	case c.Ready < 0 || c.Ready > maxReady:
 		return c, fmt.Errorf("netslot: Ready is %d; it must be between 0 and %d", c.Ready, maxReady)
 	case c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535):
