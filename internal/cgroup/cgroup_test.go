@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -20,6 +21,9 @@ import (
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/testenv"
 )
+
+// spun is what a spinning child writes to.
+var spun atomic.Int64
 
 // TestMain makes this binary the programs that the tests run in groups.
 func TestMain(m *testing.M) {
@@ -46,7 +50,8 @@ func TestMain(m *testing.M) {
 				_ = exec.Command("/proc/self/exe", "child-bomb").Start()
 			}
 		case "child-spin":
-			for {
+			for n := 0; ; n++ {
+				spun.Store(int64(n))
 			}
 		case "child-wait":
 			time.Sleep(time.Hour)
