@@ -32,7 +32,7 @@ func serve(t *testing.T, srv *fakeserver.Server) *client.Client {
 	srv.Key = testKey
 	hs := httptest.NewServer(srv)
 	t.Cleanup(hs.Close)
-	c, err := client.New(client.Config{BaseURL: hs.URL + "/", APIKey: testKey})
+	c, err := client.New(client.Config{BaseURL: hs.URL + "/", APIKey: testKey, Silence: 100 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}

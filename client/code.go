@@ -169,6 +169,7 @@ type codeRun struct {
 	sandbox *Sandbox
 	options CodeOptions
 	started time.Time
+	heard   func()
 	raised  bool
 	end     *bulkhead.End
 }
@@ -194,17 +195,22 @@ func (r *codeRun) stream(ctx context.Context, code string, yield func(Event) boo
 		return &bulkhead.Error{Code: bulkhead.CodeInvalid, Op: op, Msg: "the code has no JSON form", Err: err}
 	}
 	caller := ctx
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	if r.options.Timeout > 0 {
 		var stop context.CancelFunc
 		ctx, stop = context.WithTimeoutCause(ctx, r.options.Timeout, errTimeLimit)
 		defer stop()
 	}
+	heard, done := r.sandbox.vigil(ctx, cancel)
+	defer done()
+	r.heard = heard
 	err = r.events(ctx, body, yield)
 	switch {
 	case err == nil || errors.Is(err, errStopped):
 		return err
+	case errors.Is(context.Cause(ctx), errSandboxEnded):
+		err = goneError(op)
 	case caller.Err() == nil && errors.Is(context.Cause(ctx), errTimeLimit):
 		return r.finish(timeLimit(r.options.Timeout, time.Since(r.started)), yield)
 	}
@@ -236,6 +242,7 @@ func (r *codeRun) events(ctx context.Context, body []byte, yield func(Event) boo
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(make([]byte, 0, 64<<10), maxEvent)
 	for lines.Scan() {
+		r.heard()
 		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
 			continue
 		}
@@ -334,22 +341,4 @@ func timeLimit(limit, took time.Duration) bulkhead.End {
 		Cause: bulkhead.CauseTimeLimit, At: time.Now(), Limit: limit.Milliseconds(), Peak: took.Milliseconds(),
 		Detail: fmt.Sprintf("it ran longer than %v", limit),
 	}
-}
-
-// endOf tells whether err, which cut a stream, came of the end of the whole
-// sandbox, and returns that end.
-func (s *Sandbox) endOf(ctx context.Context, err error) (bulkhead.End, bool) {
-	switch bulkhead.CodeOf(err) {
-	case bulkhead.CodeNotFound, bulkhead.CodeUnavailable:
-	default:
-		return bulkhead.End{}, false
-	}
-	if ctx.Err() != nil {
-		return bulkhead.End{}, false
-	}
-	now, err := s.client.Get(ctx, s.info.ID)
-	if err != nil || now.End == nil {
-		return bulkhead.End{}, false
-	}
-	return *now.End, true
 }

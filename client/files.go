@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -155,8 +156,10 @@ func (f Files) Remove(ctx context.Context, path string) error {
 func (f Files) Watch(ctx context.Context, path string, recursive bool) iter.Seq2[Change, error] {
 	const op = "watch directory"
 	return func(yield func(Change, error) bool) {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
+		ctx, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		heard, done := f.sandbox.vigil(ctx, cancel)
+		defer done()
 		req := connect.NewRequest(&filesystempb.WatchDirRequest{Path: path, Recursive: recursive})
 		req.Header().Set("Keepalive-Ping-Interval", keepalive)
 		basicUser(req.Header(), f.user)
@@ -166,6 +169,7 @@ func (f Files) Watch(ctx context.Context, path string, recursive bool) iter.Seq2
 			return
 		}
 		for stream.Receive() {
+			heard()
 			ev := stream.Msg().GetFilesystem()
 			if ev == nil {
 				continue
@@ -176,7 +180,11 @@ func (f Files) Watch(ctx context.Context, path string, recursive bool) iter.Seq2
 			}
 		}
 		err = stream.Err()
-		if err == nil {
+		switch {
+		case errors.Is(context.Cause(ctx), errSandboxEnded):
+			yield(Change{}, goneError(op))
+			return
+		case err == nil:
 			err = &bulkhead.Error{Code: bulkhead.CodeUnavailable, Op: op, Msg: "the sandbox ended the watch"}
 		}
 		yield(Change{}, rpcError(ctx, op, err))

@@ -23,8 +23,8 @@ const (
 	// stdinChunk is how much of a program's input one call carries.
 	stdinChunk = 32 << 10
 	// keepalive asks the box for a sign of life, so that no proxy on the way
-	// takes a silent program for a dead connection. In seconds; E2B's figure.
-	keepalive = "50"
+	// takes a silent program for a dead connection. In seconds.
+	keepalive = "5"
 	// grace is how long the end of a program that ran into its time limit is
 	// waited for before the stream is given up.
 	grace = 5 * time.Second
@@ -117,9 +117,12 @@ type Process struct {
 	// next waits for an event and is nil-safe after the end; see read.
 	next func() (*processpb.ProcessEvent, error)
 	stop context.CancelCauseFunc
-	// gone tells whether the caller's context has ended.
-	gone func() error
-	end  *bulkhead.End
+	// heard is called at each event; see vigil.
+	heard func()
+	// gone tells whether the caller's context has ended, why what canceled the
+	// stream.
+	gone, why func() error
+	end       *bulkhead.End
 }
 
 // Start starts a program and returns once it runs. When ctx is canceled the
@@ -200,8 +203,12 @@ func (p *Process) streamContext(ctx context.Context) (context.Context, context.C
 	if p.limit > 0 {
 		backstop = time.AfterFunc(p.limit+grace, func() { cancel(errGaveUp) })
 	}
+	p.why = func() error { return context.Cause(streaming) }
+	heard, done := p.sandbox.vigil(streaming, cancel)
+	p.heard = heard
 	return streaming, func(cause error) {
 		unhook()
+		done()
 		if backstop != nil {
 			backstop.Stop()
 		}
@@ -245,6 +252,9 @@ func (p *Process) open(ctx context.Context, op string, next func() (*processpb.P
 	}
 	if err != nil {
 		err = rpcError(ctx, op, err)
+		if errors.Is(p.why(), errSandboxEnded) {
+			err = goneError(op)
+		}
 		p.stop(nil)
 		return nil, err
 	}
@@ -267,6 +277,7 @@ func (p *Process) Output() iter.Seq2[Chunk, error] {
 	return func(yield func(Chunk, error) bool) {
 		for p.end == nil {
 			ev, err := p.next()
+			p.heard()
 			if err != nil {
 				if err = p.cut(err); err != nil {
 					yield(Chunk{}, err)
@@ -315,6 +326,9 @@ func (p *Process) cut(err error) error {
 	defer cancel()
 	limited := p.limit > 0 && time.Since(p.started) >= p.limit
 	err = rpcError(ctx, "follow process", err)
+	if errors.Is(p.why(), errSandboxEnded) {
+		err = goneError("follow process")
+	}
 	if code := bulkhead.CodeOf(err); limited && (code == bulkhead.CodeTimeout || code == bulkhead.CodeUnavailable) {
 		p.finish(timeLimit(p.limit, time.Since(p.started)))
 		return nil

@@ -1,0 +1,68 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/bulkheadhq/bulkhead"
+)
+
+// errSandboxEnded cancels a stream whose sandbox ended without cutting it.
+var errSandboxEnded = errors.New("the sandbox ended")
+
+// vigil watches over a stream of the sandbox: when it was silent for a while and
+// the server says that the sandbox has ended, or knows none, cut is called with
+// [errSandboxEnded]. heard is to be called whenever the stream brings something,
+// stop at its end; both may be called from any goroutine.
+func (s *Sandbox) vigil(ctx context.Context, cut context.CancelCauseFunc) (heard, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var fresh atomic.Bool
+	go func() {
+		tick := time.NewTicker(s.client.cfg.Silence)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				if !fresh.Swap(false) && s.over(ctx) {
+					cut(errSandboxEnded)
+					return
+				}
+			}
+		}
+	}()
+	return func() { fresh.Store(true) }, cancel
+}
+
+// over reports whether the server says that the sandbox does not run any more. A
+// server that does not answer says nothing.
+func (s *Sandbox) over(ctx context.Context) bool {
+	now, err := s.client.Get(ctx, s.info.ID)
+	return err == nil && now.End != nil || bulkhead.CodeOf(err) == bulkhead.CodeNotFound
+}
+
+// endOf tells whether err, which cut a stream, came of the end of the whole
+// sandbox, and returns that end.
+func (s *Sandbox) endOf(ctx context.Context, err error) (bulkhead.End, bool) {
+	switch bulkhead.CodeOf(err) {
+	case bulkhead.CodeNotFound, bulkhead.CodeUnavailable:
+	default:
+		return bulkhead.End{}, false
+	}
+	if ctx.Err() != nil {
+		return bulkhead.End{}, false
+	}
+	now, err := s.client.Get(ctx, s.info.ID)
+	if err != nil || now.End == nil {
+		return bulkhead.End{}, false
+	}
+	return *now.End, true
+}
+
+// goneError is the error of a stream that [errSandboxEnded] canceled.
+func goneError(op string) error {
+	return &bulkhead.Error{Code: bulkhead.CodeNotFound, Op: op, Msg: "the sandbox ended"}
+}
