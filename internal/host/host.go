@@ -45,6 +45,7 @@ type part struct {
 	birth cgroup.Stat
 
 	mu       sync.Mutex
+	limits   bulkhead.Limits // in force
 	released bool
 }
 
@@ -62,7 +63,13 @@ func (p *Parts) Acquire(ctx context.Context, l bulkhead.Limits) (pool.Part, erro
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make cgroup: %w", err), slot.Release())
 	}
-	return p.part(box, slot, group)
+	pt := p.part(box, slot, group)
+	// A new queue drops what the old one holds; here nothing is under way yet.
+	if err := slot.SetBandwidth(l.BandwidthKbps); err != nil {
+		return nil, errors.Join(fmt.Errorf("set bandwidth: %w", err), pt.Release(context.WithoutCancel(ctx)))
+	}
+	pt.limits = l
+	return pt, nil
 }
 
 // Adopt takes over the slot and the cgroup of a box that was named before.
@@ -79,11 +86,11 @@ func (p *Parts) Adopt(_ context.Context, box string) (pool.Part, error) {
 	if err != nil {
 		return nil, &bulkhead.Error{Code: bulkhead.CodeNotFound, Msg: "the box has no network slot", Err: err}
 	}
-	return p.part(box, slot, group)
+	return p.part(box, slot, group), nil
 }
 
-func (p *Parts) part(box string, slot *netslot.Slot, group *cgroup.Group) (pool.Part, error) {
-	return &part{box: box, slot: slot, group: group, extra: p.Overhead}, nil
+func (p *Parts) part(box string, slot *netslot.Slot, group *cgroup.Group) *part {
+	return &part{box: box, slot: slot, group: group, extra: p.Overhead}
 }
 
 // slotOf takes the slot's number out of a box's name.
@@ -137,16 +144,23 @@ func (p *part) Netns() string { return p.slot.Path() }
 // Addr returns the box's address.
 func (p *part) Addr() netip.Addr { return p.slot.Addr() }
 
-// Bind puts limits and egress in force.
+// Bind puts limits and egress in force, those limits only that change.
 func (p *part) Bind(_ context.Context, l bulkhead.Limits, internet bool) error {
-	if err := p.group.Update(l, p.extra); err != nil {
-		return fmt.Errorf("set limits: %w", err)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if l.CPU != p.limits.CPU || l.MemoryMB != p.limits.MemoryMB || l.Pids != p.limits.Pids {
+		if err := p.group.Update(l, p.extra); err != nil {
+			return fmt.Errorf("set limits: %w", err)
+		}
 	}
+	if l.BandwidthKbps != p.limits.BandwidthKbps {
+		if err := p.slot.SetBandwidth(l.BandwidthKbps); err != nil {
+			return fmt.Errorf("set bandwidth: %w", err)
+		}
+	}
+	p.limits = l
 	if err := p.slot.SetEgress(netslot.Egress{Internet: internet, DNS: internet}); err != nil {
 		return fmt.Errorf("set egress: %w", err)
-	}
-	if err := p.slot.SetBandwidth(l.BandwidthKbps); err != nil {
-		return fmt.Errorf("set bandwidth: %w", err)
 	}
 	return nil
 }

@@ -135,17 +135,15 @@ func sandbox(req bulkhead.CreateRequest, t bulkhead.Template, limits bulkhead.Li
 // random bits.
 func newID() string { return "i" + strings.ToLower(rand.Text())[:20] }
 
-// bind makes the box the sandbox's: limits and egress on the host, identity in
-// the box, the row in the store, all at once.
+// bind makes the box the sandbox's: first limits and egress on the host, since a
+// change of them may lose packets, then identity in the box and the row in the
+// store at once.
 func (n *Node) bind(ctx context.Context, l *lease, req bulkhead.CreateRequest, t bulkhead.Template) error {
-	g, ctx := errgroup.WithContext(ctx)
 	sb := l.sb
-	g.Go(func() error {
-		if err := l.box.Part.Bind(ctx, sb.Limits, sb.AllowInternet); err != nil {
-			return fmt.Errorf("bind limits: %w", err)
-		}
-		return nil
-	})
+	if err := l.box.Part.Bind(ctx, sb.Limits, sb.AllowInternet); err != nil {
+		return fmt.Errorf("bind limits: %w", err)
+	}
+	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.initBox(ctx, l.box.Part.Addr(), n.identity(sb, req, t)) })
 	g.Go(func() error {
 		if err := n.cfg.Store.PutSandbox(ctx, sb); err != nil {
