@@ -59,3 +59,18 @@ type Init struct {
 	Pids        int64 `json:"pids,omitempty"`
 	OutputBytes int64 `json:"outputBytes,omitempty"`
 }
+
+// The variables that the host sets for envd itself when it makes a box, before
+// any identity is known; a snapshot is taken after envd acted on them.
+const (
+	// EnvInterpreter, when "1", makes envd serve the code interpreter on
+	// [InterpreterPort] and wait for its Python kernel before it is ready.
+	EnvInterpreter = "BULKHEAD_INTERPRETER"
+	// EnvPreload is a JSON list of what the Python kernel imports before it is
+	// ready. Without it there is a default.
+	EnvPreload = "BULKHEAD_PRELOAD"
+	// EnvUser and EnvWorkdir are the user that kernels run as and the directory
+	// they begin in. Without them it is "user" and its home.
+	EnvUser    = "BULKHEAD_USER"
+	EnvWorkdir = "BULKHEAD_WORKDIR"
+)

@@ -23,7 +23,11 @@ type pidsGroup struct {
 // mountPids mounts the controller at dir, which is made for root alone, and
 // makes the group.
 func mountPids(dir string) (*pidsGroup, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	// Others may keep what is theirs beside it.
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil { //nolint:gosec // as above
+		return nil, fmt.Errorf("mount pids controller: %w", err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, fmt.Errorf("mount pids controller: %w", err)
 	}
 	if err := unix.Mount("cgroup", dir, "cgroup", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "pids"); err != nil {

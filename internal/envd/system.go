@@ -1,0 +1,135 @@
+package envd
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
+)
+
+// maxSkew is how far the box's clock may be off before it is set.
+const maxSkew = time.Second
+
+// maxHosts bounds what is kept of /etc/hosts, in bytes.
+const maxHosts = 1 << 20
+
+// System is what of the box itself follows its identity.
+type System struct {
+	// Root is the root of the box; "" means "/".
+	Root string
+	// SetHostname and SetClock change the kernel's; nil leaves it.
+	SetHostname func(name string) error
+	SetClock    func(now time.Time) error
+}
+
+// RealSystem is the box that the caller is in.
+func RealSystem() *System {
+	return &System{
+		SetHostname: func(name string) error { return unix.Sethostname([]byte(name)) },
+		SetClock: func(now time.Time) error {
+			ts := unix.NsecToTimespec(now.UnixNano())
+			return unix.ClockSettime(unix.CLOCK_REALTIME, &ts)
+		},
+	}
+}
+
+// apply makes the box follow in, as far as it lets itself be changed; the error
+// names what it did not. Empty fields change nothing.
+func (s *System) apply(in boxrpc.Init, now time.Time) error {
+	var errs []error
+	try := func(what string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", what, err))
+		}
+	}
+	if in.Hostname != "" {
+		if s.SetHostname != nil {
+			try("set host name", s.SetHostname(in.Hostname))
+		}
+		try("write host name", s.write("/etc/hostname", in.Hostname+"\n"))
+		try("write hosts", s.writeHosts(in.Hostname))
+	}
+	if in.MachineID != "" {
+		try("write machine id", s.write("/etc/machine-id", in.MachineID+"\n"))
+	}
+	if len(in.Nameservers) > 0 {
+		try("write resolver", s.write("/etc/resolv.conf", "nameserver "+strings.Join(in.Nameservers, "\nnameserver ")+"\n"))
+	}
+	try("write sandbox mark", s.write("/run/e2b/.E2B_SANDBOX", "true"))
+	if in.SandboxID != "" {
+		try("write sandbox id", s.write("/run/e2b/.E2B_SANDBOX_ID", in.SandboxID))
+	}
+	if in.TemplateID != "" {
+		try("write template id", s.write("/run/e2b/.E2B_TEMPLATE_ID", in.TemplateID))
+	}
+	if len(in.Seed) > 0 {
+		try("seed the kernel", s.seed(in.Seed))
+	}
+	if skew := now.Sub(in.Timestamp).Abs(); !in.Timestamp.IsZero() && skew > maxSkew && s.SetClock != nil {
+		try("set clock", s.SetClock(in.Timestamp))
+	}
+	return errors.Join(errs...)
+}
+
+// write replaces the contents of a file of the box, in place, since it may be a
+// mount, and makes its directory if need be.
+func (s *System) write(path, content string) error {
+	path = filepath.Join(s.Root, path)
+	err := os.WriteFile(path, []byte(content), 0o644) //nolint:gosec // everybody in the box reads it
+	if errors.Is(err, os.ErrNotExist) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // as above
+			return err
+		}
+		return os.WriteFile(path, []byte(content), 0o644) //nolint:gosec // as above
+	}
+	return err
+}
+
+// hostsMark ends the line of /etc/hosts that is envd's.
+const hostsMark = " # this sandbox"
+
+// writeHosts gives the host name an address and leaves the other lines alone.
+func (s *System) writeHosts(hostname string) error {
+	old, err := os.ReadFile(filepath.Join(s.Root, "/etc/hosts"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if len(old) > maxHosts {
+		return fmt.Errorf("the file has %d bytes; at most %d are allowed", len(old), maxHosts)
+	}
+	var hosts strings.Builder
+	localhost := false
+	lines := bufio.NewScanner(bytes.NewReader(old))
+	lines.Buffer(nil, maxHosts)
+	for lines.Scan() {
+		line := lines.Text()
+		if strings.HasSuffix(line, hostsMark) {
+			continue
+		}
+		localhost = localhost || strings.Contains(line, "localhost")
+		hosts.WriteString(line + "\n")
+	}
+	if !localhost {
+		hosts.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+	}
+	hosts.WriteString("127.0.1.1\t" + hostname + hostsMark + "\n")
+	return s.write("/etc/hosts", hosts.String())
+}
+
+// seed mixes seed into the kernel's random numbers.
+func (s *System) seed(seed []byte) error {
+	f, err := os.OpenFile(filepath.Join(s.Root, "/dev/urandom"), os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(seed)
+	return errors.Join(err, f.Close())
+}
