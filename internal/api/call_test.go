@@ -16,39 +16,46 @@ type reply struct {
 }
 
 // message is the message of an error.
-func (r reply) message(t testing.TB) string {
-	t.Helper()
+func (r reply) message(tb testing.TB) string {
+	tb.Helper()
 	var e struct {
 		Code    int    `json:"code"`
 		Message string `json:"message"`
 	}
 	if err := json.Unmarshal([]byte(r.body), &e); err != nil {
-		t.Fatalf("%q is not an error: %v", r.body, err)
+		tb.Fatalf("%q is not an error: %v", r.body, err)
 	}
 	if e.Code != r.status {
-		t.Errorf("code %d in the body of a %d", e.Code, r.status)
+		tb.Errorf("code %d in the body of a %d", e.Code, r.status)
 	}
 	return e.Message
 }
 
 // object is the body as JSON.
-func (r reply) object(t testing.TB) map[string]any {
-	t.Helper()
+func (r reply) object(tb testing.TB) map[string]any {
+	tb.Helper()
 	var v map[string]any
 	if err := json.Unmarshal([]byte(r.body), &v); err != nil {
-		t.Fatalf("%q is not an object: %v", r.body, err)
+		tb.Fatalf("%q is not an object: %v", r.body, err)
 	}
 	return v
 }
 
+// text is a field of the body that is a string, empty if it is not.
+func (r reply) text(tb testing.TB, field string) string {
+	tb.Helper()
+	s, _ := r.object(tb)[field].(string)
+	return s
+}
+
 // ids are the sandboxes in a list.
-func (r reply) ids(t testing.TB) []string {
-	t.Helper()
+func (r reply) ids(tb testing.TB) []string {
+	tb.Helper()
 	var v []struct {
 		SandboxID string `json:"sandboxID"`
 	}
 	if err := json.Unmarshal([]byte(r.body), &v); err != nil {
-		t.Fatalf("%q is not a list: %v", r.body, err)
+		tb.Fatalf("%q is not a list: %v", r.body, err)
 	}
 	out := []string{}
 	for _, e := range v {
@@ -80,7 +87,7 @@ func (b *bench) send(req *http.Request) reply {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }()
 	out, err := io.ReadAll(res.Body)
 	if err != nil {
 		b.t.Fatal(err)

@@ -73,8 +73,7 @@ func (n *network) UnmarshalJSON(b []byte) error {
 	if err == nil {
 		err = json.Unmarshal(b, &all)
 	}
-	var kind *json.UnmarshalTypeError
-	if errors.As(err, &kind) {
+	if kind, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		kind.Field = strings.TrimSuffix("network."+kind.Field, ".")
 	}
 	for name, value := range all {
@@ -236,7 +235,7 @@ func checkMask(field, mask string) error {
 
 // placement words a failure to make a sandbox as E2B does.
 func placement(err error) error {
-	switch bulkhead.CodeOf(err) { //nolint:exhaustive // the others are not about finding a place
+	switch bulkhead.CodeOf(err) {
 	case bulkhead.CodeUnavailable, bulkhead.CodeTimeout:
 		return reworded(err, "Failed to place sandbox: "+bulkhead.Message(err))
 	default:
@@ -247,7 +246,7 @@ func placement(err error) error {
 // reworded is err with another message for the client.
 func reworded(err error, msg string) error {
 	out := bulkhead.Error{Code: bulkhead.CodeOf(err), Msg: msg, Err: err}
-	if typed, ok := errorAs(err); ok {
+	if typed, ok := errors.AsType[*bulkhead.Error](err); ok {
 		out.RetryAfter = typed.RetryAfter
 	}
 	return &out

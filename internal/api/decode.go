@@ -19,11 +19,10 @@ import (
 // when optional. Unknown fields are ignored, unless strict.
 func decode(r *http.Request, v any, optional, strict bool) error {
 	body, err := io.ReadAll(r.Body)
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		return bulkhead.Errorf(bulkhead.CodeTooLarge, "the body is larger than %d bytes", tooLarge.Limit)
-	case err != nil:
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return bulkhead.Errorf(bulkhead.CodeTooLarge, "the body is larger than %d bytes", MaxBody)
+	}
+	if err != nil {
 		return &bulkhead.Error{Code: bulkhead.CodeInvalid, Msg: "the body could not be read to its end", Err: err}
 	}
 	if body = bytes.TrimSpace(body); len(body) == 0 {

@@ -266,21 +266,21 @@ type bench struct {
 // epoch is when the bench's clock stands at the beginning.
 var epoch = time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC)
 
-func newBench(t testing.TB, change ...func(*api.Config)) *bench {
-	t.Helper()
-	st, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "store.db"), slog.New(slog.DiscardHandler))
+func newBench(tb testing.TB, change ...func(*api.Config)) *bench {
+	tb.Helper()
+	st, err := store.Open(tb.Context(), filepath.Join(tb.TempDir(), "store.db"), slog.New(slog.DiscardHandler))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := st.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	clock := &clock{at: epoch}
 	limits := bulkhead.DefaultLimits()
 	limits.CPU = 0.5
-	b := &bench{t: t, log: &strings.Builder{}, node: &node{
+	b := &bench{t: tb, log: &strings.Builder{}, node: &node{
 		now: clock.now, store: st, live: map[string]*bulkhead.Sandbox{}, samples: map[string][]bulkhead.Sample{},
 		logs: map[string][]bulkhead.LogLine{}, fail: map[string]error{},
 		templates: []bulkhead.Template{
@@ -296,8 +296,8 @@ func newBench(t testing.TB, change ...func(*api.Config)) *bench {
 		{&b.other, store.KeyRequest{Tenant: "umbrella"}},
 		{&b.admin, store.KeyRequest{Tenant: "ops", Scopes: []string{store.ScopeAdmin, store.ScopeSandboxes}}},
 	} {
-		if *k.into, _, err = st.CreateKey(t.Context(), k.req); err != nil {
-			t.Fatal(err)
+		if *k.into, _, err = st.CreateKey(tb.Context(), k.req); err != nil {
+			tb.Fatal(err)
 		}
 	}
 	cfg := api.Config{
@@ -310,11 +310,11 @@ func newBench(t testing.TB, change ...func(*api.Config)) *bench {
 	}
 	srv, err := api.New(cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	b.handler = srv
 	ts := httptest.NewServer(srv)
-	t.Cleanup(ts.Close)
+	tb.Cleanup(ts.Close)
 	b.url = ts.URL
 	return b
 }

@@ -16,7 +16,7 @@ import (
 func TestMetricsAndLogs(t *testing.T) {
 	b := newBench(t)
 	id, idle := b.create(`{"templateID":"base"}`), b.create(`{"templateID":"base"}`)
-	theirs, _ := b.callAs(b.other, "POST /v2/sandboxes", `{"templateID":"base"}`).object(t)["sandboxID"].(string)
+	theirs := b.callAs(b.other, "POST /v2/sandboxes", `{"templateID":"base"}`).text(t, "sandboxID")
 	for i := range 3 {
 		at := epoch.Add(time.Duration(i-3) * 10 * time.Second)
 		s := bulkhead.Sample{At: at, CPUPercent: float64(i), CPUCount: 1, MemUsed: 2, MemTotal: 3, MemCache: 4, DiskUsed: 5, DiskTotal: 6}
@@ -97,10 +97,12 @@ func TestTemplates(t *testing.T) {
 		t.Helper()
 		r := b.call("GET "+path, "")
 		var all []struct {
-			Names, Aliases       []string
-			TemplateID, BuildID  string
-			BuildStatus          string
-			CPUCount, DiskSizeMB int
+			Names       []string `json:"names"`
+			TemplateID  string   `json:"templateID"`
+			BuildID     string   `json:"buildID"`
+			BuildStatus string   `json:"buildStatus"`
+			CPUCount    int      `json:"cpuCount"`
+			DiskSizeMB  int      `json:"diskSizeMB"`
 		}
 		if err := json.Unmarshal([]byte(r.body), &all); err != nil || r.status != 200 {
 			t.Fatalf("%s: %d %s", path, r.status, r.body)
@@ -125,7 +127,8 @@ func TestTemplates(t *testing.T) {
 		t.Errorf("page by page: %v, %v, then %q", first, second, end)
 	}
 	for _, name := range []string{"base", "tplbase0000000000000"} {
-		if got := b.call("GET /templates/"+name, "").object(t); got["templateID"] != "tplbase0000000000000" || len(got["builds"].([]any)) != 1 {
+		got := b.call("GET /templates/"+name, "").object(t)
+		if builds, _ := got["builds"].([]any); got["templateID"] != "tplbase0000000000000" || len(builds) != 1 {
 			t.Errorf("%s: %v", name, got)
 		}
 		want := map[string]any{"templateID": "tplbase0000000000000", "public": true}

@@ -35,9 +35,10 @@ func TestOwnSandboxes(t *testing.T) {
 		t.Errorf("asked of the node (-want +got):\n%s", diff)
 	}
 	got := r.object(t)
-	id, _ := got["sandboxID"].(string)
+	id := r.text(t, "sandboxID")
+	limits, _ := got["limits"].(map[string]any)
 	if got["envdToken"] != "envd-"+id || got["trafficToken"] != "traffic-"+id || got["state"] != "running" ||
-		got["limits"].(map[string]any)["memoryMB"] != 128.0 || got["limits"].(map[string]any)["pids"] != 512.0 {
+		limits["memoryMB"] != 128.0 || limits["pids"] != 512.0 {
 		t.Errorf("created: %v", got)
 	}
 	if r := b.call("GET /v1/sandboxes/"+id, ""); r.status != 200 || r.object(t)["envdToken"] != "envd-"+id {
@@ -93,7 +94,7 @@ func TestOwnList(t *testing.T) {
 		if r.status != 201 {
 			t.Fatalf("%d %s", r.status, r.body)
 		}
-		ids = append([]string{r.object(t)["sandboxID"].(string)}, ids...)
+		ids = append([]string{r.text(t, "sandboxID")}, ids...)
 	}
 	var gone []string
 	for i := 1; i < len(ids); i += 2 {

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"errors"
 	"net/http"
 	"regexp"
 	"time"
@@ -277,11 +276,4 @@ type team struct {
 func (s *Server) teams(w http.ResponseWriter, _ *http.Request, c caller) error {
 	writeJSON(w, http.StatusOK, []team{{TeamID: c.Tenant, Name: c.Tenant, APIKey: c.secret, IsDefault: true}})
 	return nil
-}
-
-// errorAs is the first *bulkhead.Error in err's chain.
-func errorAs(err error) (*bulkhead.Error, bool) {
-	var typed *bulkhead.Error
-	ok := errors.As(err, &typed)
-	return typed, ok
 }

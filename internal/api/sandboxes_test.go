@@ -66,12 +66,12 @@ func TestLifecycleCalls(t *testing.T) {
 
 func TestSandboxesThatAreNotThere(t *testing.T) {
 	b := newBench(t)
-	theirs := b.callAs(b.other, "POST /v2/sandboxes", `{"templateID":"base"}`).object(t)["sandboxID"]
+	theirs := b.callAs(b.other, "POST /v2/sandboxes", `{"templateID":"base"}`).text(t, "sandboxID")
 	killed := b.create(`{"templateID":"base"}`)
 	if r := b.call("DELETE /sandboxes/"+killed, ""); r.status != 204 {
 		t.Fatalf("kill: %d %s", r.status, r.body)
 	}
-	for _, id := range []string{theirs.(string), killed, "inone", "UPPER", "a%2Fb", strings.Repeat("a", 65)} {
+	for _, id := range []string{theirs, killed, "inone", "UPPER", "a%2Fb", strings.Repeat("a", 65)} {
 		for _, c := range []struct{ route, body string }{
 			{"GET /sandboxes/", ""},
 			{"DELETE /sandboxes/", ""},

@@ -185,8 +185,7 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	if status > http.StatusInternalServerError && status != http.StatusNotImplemented {
 		s.cfg.Log.WarnContext(r.Context(), "refused", "request", requestID(r), "error", err)
 	}
-	var typed *bulkhead.Error
-	if errors.As(err, &typed) && typed.RetryAfter > 0 {
+	if typed, ok := errors.AsType[*bulkhead.Error](err); ok && typed.RetryAfter > 0 {
 		// The SDKs wait for whole seconds only.
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(typed.RetryAfter.Seconds()))))
 	}
@@ -214,7 +213,7 @@ func errorCode(r *http.Request, code bulkhead.Code) string {
 	if r.Method != http.MethodPost || !strings.HasSuffix(r.Pattern, "sandboxes") {
 		return ""
 	}
-	switch code { //nolint:exhaustive // E2B has a word for these only
+	switch code {
 	case bulkhead.CodeUnavailable:
 		return "sandbox_capacity_unavailable"
 	case bulkhead.CodeTimeout:

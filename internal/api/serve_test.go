@@ -135,7 +135,7 @@ func (s slowLookup) List(ctx context.Context, f bulkhead.Filter) ([]bulkhead.San
 func TestRefusesBeforeReadingTheBody(t *testing.T) {
 	b := newBench(t)
 	body, unsent := io.Pipe()
-	defer unsent.Close()
+	defer func() { _ = unsent.Close() }()
 	req := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/v2/sandboxes", body)
 	rec := httptest.NewRecorder()
 	b.handler.ServeHTTP(rec, req)

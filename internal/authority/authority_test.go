@@ -65,7 +65,7 @@ func TestClientsThatTrustTheAuthority(t *testing.T) {
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Proto", r.Proto) }),
 	}
 	go func() { _ = srv.ServeTLS(ln, "", "") }()
-	defer srv.Close()
+	defer func() { _ = srv.Close() }()
 
 	for host, ok := range map[string]bool{
 		"49983-ixyz.e2b.test": true, "e2b.test": true, "api.e2b.test": true, "box.e2b.test": true,
@@ -83,7 +83,7 @@ func TestClientsThatTrustTheAuthority(t *testing.T) {
 			if got := res.Header.Get("Proto"); got != "HTTP/2.0" {
 				t.Errorf("%s: served over %s, want HTTP/2.0", host, got)
 			}
-			res.Body.Close()
+			_ = res.Body.Close()
 		}
 		client.CloseIdleConnections()
 	}

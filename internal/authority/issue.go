@@ -166,8 +166,7 @@ func (a *Authority) read(certFile, keyFile string) (*pair, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	var path *fs.PathError
-	if errors.As(err, &path) {
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
 		return nil, fmt.Errorf("read TLS files: %w", err)
 	}
 	key, ok := loaded.PrivateKey.(*ecdsa.PrivateKey)

@@ -40,8 +40,8 @@ code{background:#eee;padding:.1em .3em;border-radius:.2em}@media(prefers-color-s
 
 // refuse answers a request that goes to no box.
 func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, err error) {
-	var a *answer
-	if !errors.As(err, &a) {
+	a, ok := errors.AsType[*answer](err)
+	if !ok {
 		a = &answer{Code: http.StatusInternalServerError, Message: "Internal error"}
 	}
 	p.count(kindNone, a.Code)

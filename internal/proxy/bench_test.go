@@ -72,9 +72,9 @@ type bench struct {
 	addr  string // HTTP/1.1 and HTTP/2 in clear text
 }
 
-func newBench(t testing.TB, change ...func(*Config)) *bench {
-	t.Helper()
-	b := &bench{t: t, node: &node{all: map[string]bulkhead.Sandbox{}}}
+func newBench(tb testing.TB, change ...func(*Config)) *bench {
+	tb.Helper()
+	b := &bench{t: tb, node: &node{all: map[string]bulkhead.Sandbox{}}}
 	cfg := Config{
 		Routes: b.node, Lister: b.node, Domain: "e2b.test:38443", Registry: prometheus.NewRegistry(),
 		Log: slog.New(slog.DiscardHandler),
@@ -84,25 +84,25 @@ func newBench(t testing.TB, change ...func(*Config)) *bench {
 	}
 	var err error
 	if b.proxy, err = New(cfg); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	control := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, "control plane") })
 	b.srv = NewServer(b.proxy.Router(control), slog.New(slog.DiscardHandler))
-	ln := listen(t, "127.0.0.1:0")
+	ln := listen(tb, "127.0.0.1:0")
 	b.addr = ln.Addr().String()
 	go func() { _ = b.srv.Serve(ln) }()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		_ = b.srv.Close()
 		b.proxy.Close()
 	})
 	return b
 }
 
-func listen(t testing.TB, addr string) net.Listener {
-	t.Helper()
-	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", addr)
+func listen(tb testing.TB, addr string) net.Listener {
+	tb.Helper()
+	ln, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", addr)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return ln
 }
@@ -157,7 +157,7 @@ func (b *bench) raw(id string, port int, answer func(net.Conn)) {
 				return
 			}
 			go func() {
-				defer c.Close()
+				defer func() { _ = c.Close() }()
 				if _, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
 					answer(c)
 				}
@@ -216,7 +216,7 @@ func (b *bench) send(req *http.Request) reply {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }()
 	body, err := io.ReadAll(res.Body)
 	if err != nil {
 		b.t.Fatal(err)
@@ -246,7 +246,7 @@ func (b *bench) write(text string) reply {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	if _, err := io.WriteString(c, text); err != nil {
 		b.t.Fatal(err)
 	}
@@ -254,7 +254,7 @@ func (b *bench) write(text string) reply {
 	if err != nil {
 		b.t.Fatalf("%q: %v", text, err)
 	}
-	defer res.Body.Close()
+	defer func() { _ = res.Body.Close() }()
 	body, _ := io.ReadAll(res.Body)
 	return reply{res.StatusCode, res.Header, string(body)}
 }

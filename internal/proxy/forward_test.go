@@ -19,8 +19,11 @@ import (
 
 // seen is what a box saw of a request.
 type seen struct {
-	Method, URI, Host, Body string
-	Header                  http.Header
+	Method string      `json:"method"`
+	URI    string      `json:"uri"`
+	Host   string      `json:"host"`
+	Body   string      `json:"body"`
+	Header http.Header `json:"header"`
 }
 
 // mirror answers with what it saw.
@@ -152,10 +155,10 @@ func TestAnswersWithoutABox(t *testing.T) {
 	far := sb
 	far.ID, far.Address = "ifar", "256.0.0.1" // a node's mistake
 	b.put(far)
-	b.raw("inonsense", 3000, func(c net.Conn) { fmt.Fprint(c, "SSH-2.0-OpenSSH_9.2\r\n") })
+	b.raw("inonsense", 3000, func(c net.Conn) { _, _ = fmt.Fprint(c, "SSH-2.0-OpenSSH_9.2\r\n") })
 	b.raw("isilent", 3000, func(net.Conn) {})
 	b.raw("ihuge", 3000, func(c net.Conn) {
-		fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nX-Huge: %s\r\n\r\n", strings.Repeat("x", maxResponseHeader+4096))
+		_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nX-Huge: %s\r\n\r\n", strings.Repeat("x", maxResponseHeader+4096))
 	})
 	b.raw("iflood", 3000, func(c net.Conn) {
 		for {
@@ -165,7 +168,7 @@ func TestAnswersWithoutABox(t *testing.T) {
 		}
 	})
 	b.raw("iswitch", 3000, func(c net.Conn) {
-		fmt.Fprint(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: evil\r\n\r\n")
+		_, _ = fmt.Fprint(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: evil\r\n\r\n")
 	})
 	unknown := func(id string) map[string]any {
 		return map[string]any{"sandboxId": id, "message": "The sandbox was not found", "code": 502.0}
@@ -251,7 +254,7 @@ func TestRouter(t *testing.T) {
 	b.box(id, 3000, mirror)
 	for url, want := range map[string]string{
 		"http://localhost/v2/sandboxes": "control plane", "http://api.e2b.test/": "control plane",
-		"http://3000-" + id + ".e2b.test/v2/sandboxes": `"Method":"GET"`,
+		"http://3000-" + id + ".e2b.test/v2/sandboxes": `"method":"GET"`,
 	} {
 		if r := b.get("GET " + url); !strings.Contains(r.body, want) {
 			t.Errorf("%s: %d %s", url, r.status, r.body)
@@ -260,7 +263,7 @@ func TestRouter(t *testing.T) {
 	alone := NewServer(b.proxy, b.proxy.cfg.Log)
 	ln := listen(t, "127.0.0.1:0")
 	go func() { _ = alone.Serve(ln) }()
-	defer alone.Close()
+	defer func() { _ = alone.Close() }()
 	b.addr = ln.Addr().String()
 	if r := b.get("GET http://localhost/v2/sandboxes"); r.status != 400 || !strings.Contains(r.body, "names no sandbox") {
 		t.Errorf("a listener of its own: %d %s", r.status, r.body)

@@ -317,14 +317,14 @@ var errGone = errors.New("sandbox is gone")
 func (p *Proxy) explain(w http.ResponseWriter, r *http.Request, err error) {
 	h, _ := r.Context().Value(hopKey{}).(hop)
 	rec, _ := w.(*recorder)
-	var dial *net.OpError
+	dial, _ := errors.AsType[*net.OpError](err)
 	switch {
 	case r.Context().Err() != nil && !rec.flood():
 		rec.status = clientGone
 		return
 	case errors.Is(err, errGone), p.ended(h.id):
 		p.write(w, r, unknown(h.id))
-	case errors.As(err, &dial) && dial.Op == "dial":
+	case dial != nil && dial.Op == "dial":
 		p.write(w, r, &answer{
 			Code: http.StatusBadGateway, SandboxID: h.id, Port: h.port,
 			Message: "The sandbox is running but port is not open",

@@ -44,6 +44,7 @@ func TestPiecesArriveAtOnce(t *testing.T) {
 func testPieces(t *testing.T, length string) {
 	t.Helper()
 	bothProtocols(t, func(t *testing.T, http2 bool) {
+		t.Helper()
 		b := newBench(t)
 		next := make(chan struct{})
 		b.box(id, boxrpc.EnvdPort, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -53,7 +54,7 @@ func testPieces(t *testing.T, length string) {
 			_ = http.NewResponseController(w).Flush() // the head alone
 			for i := range 5 {
 				<-next
-				fmt.Fprintf(w, "piece %d\n", i)
+				_, _ = fmt.Fprintf(w, "piece %d\n", i)
 				_ = http.NewResponseController(w).Flush()
 			}
 			w.Header().Set("X-End", "done")
@@ -64,7 +65,7 @@ func testPieces(t *testing.T, length string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer res.Body.Close()
+		defer func() { _ = res.Body.Close() }()
 		lines := bufio.NewReader(res.Body)
 		for i := range 5 {
 			next <- struct{}{}
@@ -82,6 +83,7 @@ func testPieces(t *testing.T, length string) {
 // reading after it said all it had to say.
 func TestBothWaysAtOnce(t *testing.T) {
 	bothProtocols(t, func(t *testing.T, http2 bool) {
+		t.Helper()
 		b := newBench(t)
 		b.box(id, 3000, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			rc := http.NewResponseController(w)
@@ -105,7 +107,7 @@ func TestBothWaysAtOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer res.Body.Close()
+		defer func() { _ = res.Body.Close() }()
 		for range 100 {
 			if _, err := io.WriteString(say, "hello"); err != nil {
 				t.Fatal(err)
@@ -125,6 +127,7 @@ func TestBothWaysAtOnce(t *testing.T) {
 // The box answers, refusing, before the upload is through.
 func TestEarlyAnswerToAnUpload(t *testing.T) {
 	bothProtocols(t, func(t *testing.T, http2 bool) {
+		t.Helper()
 		b := newBench(t)
 		b.box(id, boxrpc.EnvdPort, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			http.Error(w, "no space", http.StatusInsufficientStorage)
@@ -133,7 +136,7 @@ func TestEarlyAnswerToAnUpload(t *testing.T) {
 		if err != nil {
 			t.Skipf("the client saw its own failure to write instead: %v", err)
 		}
-		defer res.Body.Close()
+		defer func() { _ = res.Body.Close() }()
 		if body, _ := io.ReadAll(res.Body); res.StatusCode != http.StatusInsufficientStorage || string(body) != "no space\n" {
 			t.Errorf("%d %q", res.StatusCode, body)
 		}
@@ -143,6 +146,7 @@ func TestEarlyAnswerToAnUpload(t *testing.T) {
 // A client that leaves is gone for the box.
 func TestDisconnectReachesTheBox(t *testing.T) {
 	bothProtocols(t, func(t *testing.T, http2 bool) {
+		t.Helper()
 		b := newBench(t)
 		gone := make(chan struct{})
 		for _, when := range []string{"before the answer", "amid the answer"} {
@@ -184,15 +188,16 @@ func TestDisconnectReachesTheBox(t *testing.T) {
 // A box that dies in the middle of its answer is not taken for one that finished.
 func TestBoxThatDiesAmidItsAnswer(t *testing.T) {
 	bothProtocols(t, func(t *testing.T, http2 bool) {
+		t.Helper()
 		b := newBench(t)
 		b.raw(id, 3000, func(c net.Conn) {
-			fmt.Fprint(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegin\r\n")
+			_, _ = fmt.Fprint(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegin\r\n")
 		})
 		res, err := b.client(http2).Do(b.request("GET http://3000-"+id+".e2b.test/", nil))
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer res.Body.Close()
+		defer func() { _ = res.Body.Close() }()
 		if body, err := io.ReadAll(res.Body); err == nil || string(body) != "begin" {
 			t.Errorf("%q, %v; want an error after what was sent", body, err)
 		}
@@ -202,6 +207,7 @@ func TestBoxThatDiesAmidItsAnswer(t *testing.T) {
 // What a client does not read is not kept: the box has to wait.
 func TestSlowClientHoldsTheBoxBack(t *testing.T) {
 	bothProtocols(t, func(t *testing.T, http2 bool) {
+		t.Helper()
 		b := newBench(t)
 		const chunk, total = 64 << 10, 256 << 20
 		written := make(chan int, total/chunk)
@@ -221,7 +227,7 @@ func TestSlowClientHoldsTheBoxBack(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer res.Body.Close()
+		defer func() { _ = res.Body.Close() }()
 		sum := 0
 		for stalled := false; !stalled; {
 			select {
@@ -246,6 +252,7 @@ func TestSlowClientHoldsTheBoxBack(t *testing.T) {
 
 func TestManyStreamsAtOnce(t *testing.T) {
 	bothProtocols(t, func(t *testing.T, http2 bool) {
+		t.Helper()
 		const streams = 500
 		b := newBench(t)
 		var open sync.WaitGroup
@@ -270,7 +277,7 @@ func TestManyStreamsAtOnce(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				defer res.Body.Close()
+				defer func() { _ = res.Body.Close() }()
 				if body, err := io.ReadAll(res.Body); err != nil || string(body) != want {
 					t.Errorf("stream %d: %q, %v", i, body, err)
 				}
@@ -305,7 +312,7 @@ func TestWebSocket(t *testing.T) {
 	}))
 	dial := func(ctx context.Context) *websocket.Conn {
 		t.Helper()
-		c, res, err := websocket.Dial(ctx, "ws://3000-"+id+".e2b.test/chat", &websocket.DialOptions{HTTPClient: b.client(false)})
+		c, res, err := websocket.Dial(ctx, "ws://3000-"+id+".e2b.test/chat", &websocket.DialOptions{HTTPClient: b.client(false)}) //nolint:bodyclose // the library does that
 		if err != nil {
 			t.Fatalf("%v, %v", res, err)
 		}
@@ -334,7 +341,10 @@ func TestWebSocket(t *testing.T) {
 	c = dial(ctx)
 	_ = c.CloseNow() // without a word
 	select {
-	case <-ended:
+	case err := <-ended:
+		if err == nil {
+			t.Error("the box saw an orderly end")
+		}
 	case <-ctx.Done():
 		t.Error("the box did not notice that the client left")
 	}
@@ -344,24 +354,24 @@ func TestWebSocket(t *testing.T) {
 func TestHalfClosedTunnel(t *testing.T) {
 	b := newBench(t)
 	b.raw(id, 3000, func(c net.Conn) {
-		fmt.Fprint(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		_, _ = fmt.Fprint(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 		said, _ := io.ReadAll(c) // to the client's end
-		fmt.Fprintf(c, "you said %q", said)
+		_, _ = fmt.Fprintf(c, "you said %q", said)
 	})
 	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", b.addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	_ = conn.SetDeadline(time.Now().Add(deadline))
-	fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: 3000-%s.e2b.test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n", id)
+	_, _ = fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: 3000-%s.e2b.test\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n", id)
 	head := bufio.NewReader(conn)
 	res, err := http.ReadResponse(head, nil)
 	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("%v, %v", res, err)
 	}
 	_ = res.Body.Close()
-	fmt.Fprint(conn, "all I have")
+	_, _ = fmt.Fprint(conn, "all I have")
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
 		t.Fatal("no TCP connection")
@@ -384,11 +394,11 @@ func TestOverTLS(t *testing.T) {
 	srv.TLSConfig = a.TLSConfig()
 	ln := listen(t, "127.0.0.1:0")
 	go func() { _ = srv.ServeTLS(ln, "", "") }()
-	defer srv.Close()
+	defer func() { _ = srv.Close() }()
 	for proto, http2 := range map[string]bool{"HTTP/2.0": true, "HTTP/1.1": false} {
 		tr := &http.Transport{
 			ForceAttemptHTTP2: http2,
-			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // the authority has tests of its own
+			TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				return new(net.Dialer).DialContext(ctx, "tcp", ln.Addr().String())
 			},
@@ -439,7 +449,7 @@ func BenchmarkForward(b *testing.B) {
 	for name, http2 := range map[string]bool{"HTTP1": false, "HTTP2": true} {
 		b.Run(name, func(b *testing.B) {
 			bench := newBench(b)
-			bench.box(id, boxrpc.EnvdPort, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }))
+			bench.box(id, boxrpc.EnvdPort, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
 			client := bench.client(http2)
 			for b.Loop() {
 				res, err := client.Do(bench.request("GET http://49983-"+id+".e2b.test/health", nil))
@@ -452,7 +462,7 @@ func BenchmarkForward(b *testing.B) {
 	}
 	b.Run("Direct", func(b *testing.B) {
 		bench := newBench(b)
-		sb := bench.box(id, boxrpc.EnvdPort, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }))
+		sb := bench.box(id, boxrpc.EnvdPort, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
 		client := &http.Client{Transport: &http.Transport{}}
 		for b.Loop() {
 			res, err := client.Do(bench.request("GET http://"+sb.Address+":49983/health", nil))

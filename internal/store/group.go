@@ -99,8 +99,7 @@ func (g *group) transact(ctx context.Context, batch []*write) error {
 			continue
 		}
 		w.err = w.op(ctx, tx)
-		var refused *bulkhead.Error
-		if w.err != nil && !errors.As(w.err, &refused) {
+		if _, refused := errors.AsType[*bulkhead.Error](w.err); w.err != nil && !refused {
 			return errors.Join(fmt.Errorf("write: %w", w.err), tx.Rollback())
 		}
 	}

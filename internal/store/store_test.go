@@ -19,11 +19,11 @@ import (
 
 var _ storetest.Store = (*store.Store)(nil)
 
-func open(t testing.TB, path string) *store.Store {
-	t.Helper()
-	s, err := store.Open(t.Context(), "sqlite://"+path, slog.New(slog.DiscardHandler))
+func open(tb testing.TB, path string) *store.Store {
+	tb.Helper()
+	s, err := store.Open(tb.Context(), "sqlite://"+path, slog.New(slog.DiscardHandler))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return s
 }
@@ -59,7 +59,7 @@ func TestFileIsPrivateAndNamedAsGiven(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new dir")
 	path := filepath.Join(dir, "a b?c#d%41.db")
 	s := open(t, path)
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	if err := s.PutSandbox(t.Context(), storetest.Sandbox("i1", "acme")); err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestFileIsPrivateAndNamedAsGiven(t *testing.T) {
 
 func TestEveryConnectionIsDurable(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "bulkhead.db"))
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	for name, db := range store.Pools(s) {
 		var mode string
 		var sync int
@@ -99,7 +99,7 @@ func TestEveryConnectionIsDurable(t *testing.T) {
 // A statement that breaks in the middle of a group undoes that group, and only that.
 func TestBrokenWriteLeavesTheStoreUsable(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "bulkhead.db"))
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	secret, _, err := s.CreateKey(t.Context(), store.KeyRequest{Tenant: "acme"})
 	if err != nil {
 		t.Fatal(err)
@@ -124,7 +124,7 @@ func TestBrokenWriteLeavesTheStoreUsable(t *testing.T) {
 
 func TestRunPrunesUntilItsContextEnds(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "bulkhead.db"))
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	for id, at := range map[string]time.Time{"iold": time.Now().Add(-2 * time.Hour), "inew": time.Now()} {
 		if err := s.PutSandbox(t.Context(), storetest.Sandbox(id, "acme")); err != nil {
 			t.Fatal(err)
@@ -160,7 +160,7 @@ func BenchmarkPutSandbox(b *testing.B) {
 	for _, writers := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
 			s := open(b, filepath.Join(b.TempDir(), "bulkhead.db"))
-			defer s.Close()
+			defer func() { _ = s.Close() }()
 			var n atomic.Int64
 			put := func() {
 				if err := s.PutSandbox(b.Context(), storetest.Sandbox(fmt.Sprintf("i%d", n.Add(1)), "acme")); err != nil {
@@ -185,7 +185,7 @@ func BenchmarkPutSandbox(b *testing.B) {
 
 func BenchmarkLookupKey(b *testing.B) {
 	s := open(b, filepath.Join(b.TempDir(), "bulkhead.db"))
-	defer s.Close()
+	defer func() { _ = s.Close() }()
 	secret, _, err := s.CreateKey(b.Context(), store.KeyRequest{Tenant: "acme"})
 	if err != nil {
 		b.Fatal(err)
