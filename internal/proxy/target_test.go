@@ -257,7 +257,7 @@ func TestInternalRoutesAre404(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _ = res.Body.Close(); res.StatusCode != 404 {
+	if _ = res.Body.Close(); res.StatusCode != http.StatusNotFound {
 		t.Errorf("over HTTP/2: %d", res.StatusCode)
 	}
 	if len(hits) != 0 {

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -25,6 +26,7 @@ type Store interface {
 	EndSandbox(ctx context.Context, id string, end bulkhead.End) error
 	Sandbox(ctx context.Context, tenant, id string) (bulkhead.Sandbox, error)
 	Sandboxes(ctx context.Context, f bulkhead.Filter) ([]bulkhead.Sandbox, error)
+	Ended(ctx context.Context, f bulkhead.Filter, latest time.Time, limit int) ([]bulkhead.Sandbox, error)
 	Prune(ctx context.Context, before time.Time) (int64, error)
 	CreateKey(ctx context.Context, req store.KeyRequest) (string, store.Key, error)
 	LookupKey(ctx context.Context, hash [sha256.Size]byte) (store.Key, error)
@@ -50,6 +52,7 @@ func Run(t *testing.T, open Open) {
 		{"FirstEndStands", testFirstEndStands},
 		{"OtherTenants", testOtherTenants},
 		{"Filter", testFilter},
+		{"Ended", testEnded},
 		{"Prune", testPrune},
 		{"Keys", testKeys},
 		{"KeyRefuses", testKeyRefuses},
@@ -84,7 +87,7 @@ func Sandbox(id, tenant string) bulkhead.Sandbox {
 		Metadata:  map[string]string{"user": "ada", "schl\u00fcssel": "a'b\"c\u2028d", "empty": ""},
 		Env:       map[string]string{"A": "1"},
 		EnvdToken: "et", TrafficToken: "tt", AllowInternet: true, MaskHost: "localhost:${PORT}",
-		EnvdVersion: "0.6.4", Address: "10.0.0.2",
+		EnvdVersion: "0.6.4", Address: "10.0.0.2", Box: "box-1",
 	}
 }
 
@@ -96,7 +99,7 @@ func testRoundTrip(t *testing.T, s Store) {
 	check(t, s, want)
 
 	want.State, want.EndAt, want.AllowInternet = bulkhead.StateRunning, epoch.Add(time.Hour), false
-	want.Metadata, want.Env, want.Address, want.EnvdToken = nil, nil, "10.0.0.3", "other"
+	want.Metadata, want.Env, want.Address, want.EnvdToken, want.Box = nil, nil, "10.0.0.3", "other", "box-2"
 	put(t, s, want)
 	check(t, s, want)
 
@@ -251,6 +254,50 @@ func testFilter(t *testing.T, s Store) {
 		{"together", bulkhead.Filter{Tenant: "acme", States: live, Template: "base", StartedAfter: epoch.Add(-1)}, []string{"i1"}},
 	} {
 		if diff := cmp.Diff(c.want, ids(t, s, c.f)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, diff)
+		}
+	}
+}
+
+func testEnded(t *testing.T, s Store) {
+	t.Helper()
+	for i := range 6 { // the even ones ended, the fifth is another tenant's
+		sb := Sandbox(fmt.Sprintf("i%d", i), "acme")
+		if i == 4 {
+			sb.Tenant = "umbrella"
+		}
+		sb.StartedAt = epoch.Add(time.Duration(i) * time.Second)
+		sb.Metadata = map[string]string{"n": strconv.Itoa(i)}
+		put(t, s, sb)
+		if i%2 == 0 {
+			if err := s.EndSandbox(t.Context(), sb.ID, bulkhead.End{Cause: bulkhead.CauseKilled, At: epoch}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		f      bulkhead.Filter
+		latest time.Time
+		limit  int
+		want   []string
+	}{
+		{"all", bulkhead.Filter{}, time.Time{}, 9, []string{"i4", "i2", "i0"}},
+		{"tenant", bulkhead.Filter{Tenant: "acme"}, time.Time{}, 9, []string{"i2", "i0"}},
+		{"limit", bulkhead.Filter{}, time.Time{}, 2, []string{"i4", "i2"}},
+		{"latest", bulkhead.Filter{}, epoch.Add(2 * time.Second), 9, []string{"i2", "i0"}},
+		{"states are those that ended", bulkhead.Filter{States: []bulkhead.State{bulkhead.StateRunning}}, time.Time{}, 9, []string{"i4", "i2", "i0"}},
+		{"the limit counts what is selected", bulkhead.Filter{Metadata: map[string]string{"n": "0"}}, time.Time{}, 1, []string{"i0"}},
+	} {
+		found, err := s.Ended(t.Context(), c.f, c.latest, c.limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, sb := range found {
+			got = append(got, sb.ID)
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, diff)
 		}
 	}
