@@ -25,7 +25,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Signal is what SendSignal may send.
+// Signal is what SendSignal sends. Any other number of a Linux signal is taken
+// too.
 type Signal int32
 
 const (

@@ -208,13 +208,25 @@ func TestSignals(t *testing.T) {
 		if err := signal(byPid(f.pid), processpb.Signal_SIGNAL_SIGTERM); err != nil {
 			t.Fatal(err)
 		}
-		if end := f.end(); end.GetExitCode() != 4 || end.GetCause() != "killed" || !strings.Contains(f.out.String(), "caught") {
+		// It handled the signal and ended by itself.
+		if end := f.end(); end.GetExitCode() != 4 || end.GetCause() != "exited" || !strings.Contains(f.out.String(), "caught") {
 			t.Errorf("end = %v after %q", end, f.out.String())
+		}
+	})
+	t.Run("any other signal", func(t *testing.T) {
+		f := b.start(t, shell("echo ready; sleep 15"))
+		f.until("ready\n")
+		if err := signal(byPid(f.pid), processpb.Signal(syscall.SIGQUIT)); err != nil {
+			t.Fatal(err)
+		}
+		if end := f.end(); end.GetSignal() != 3 || end.GetCause() != "killed" || end.GetDetail() != "a client sent SIGQUIT" {
+			t.Errorf("end = %v", end)
 		}
 	})
 	t.Run("errors", func(t *testing.T) {
 		f := b.start(t, shell("sleep 15"))
 		want(t, signal(byPid(f.pid), processpb.Signal_SIGNAL_UNSPECIFIED), connect.CodeInvalidArgument, "SIGNAL_SIGKILL")
+		want(t, signal(byPid(f.pid), 65), connect.CodeInvalidArgument, "between 1 and 64")
 		want(t, signal(byPid(4_000_000), processpb.Signal_SIGNAL_SIGKILL), connect.CodeNotFound, "not found")
 	})
 }

@@ -2,12 +2,14 @@ package proc
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -15,6 +17,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/boxrpc/processpb"
@@ -247,7 +250,7 @@ func (p *process) ending() *processpb.ProcessEvent_EndEvent {
 	switch {
 	case judged && (fate == nil || fate.Cause == bulkhead.CauseKilled): // it may have ignored the signal
 		blame(end, verdict)
-	case fate != nil:
+	case fate != nil && (status.Signaled() || fate.Cause == bulkhead.CauseOutputLimit): // it may have handled the signal
 		blame(end, *fate)
 	}
 	return end
@@ -261,24 +264,16 @@ func blame(end *processpb.ProcessEvent_EndEvent, why bulkhead.End) {
 // signal sends sig on behalf of a client: SIGKILL to the whole tree, any other
 // to the process group.
 func (p *process) signal(sig syscall.Signal) error {
-	p.fate.CompareAndSwap(nil, &bulkhead.End{
-		Cause: bulkhead.CauseKilled, Detail: "a client sent " + signalName(sig),
-	})
+	name := cmp.Or(unix.SignalName(sig), "signal "+strconv.Itoa(int(sig)))
+	p.fate.CompareAndSwap(nil, &bulkhead.End{Cause: bulkhead.CauseKilled, Detail: "a client sent " + name})
 	if sig == syscall.SIGKILL {
 		p.kill()
 		return nil
 	}
 	if err := syscall.Kill(-p.pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return errorf(connect.CodeInternal, "send %s to process %d: %v", signalName(sig), p.pid, err)
+		return errorf(connect.CodeInternal, "send %s to process %d: %v", name, p.pid, err)
 	}
 	return nil
-}
-
-func signalName(sig syscall.Signal) string {
-	if sig == syscall.SIGKILL {
-		return "SIGKILL"
-	}
-	return "SIGTERM"
 }
 
 // write writes input to the process and blocks while it does not read, until

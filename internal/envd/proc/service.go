@@ -350,21 +350,21 @@ func (s *Service) StreamInput(ctx context.Context, stream *connect.ClientStream[
 	return connect.NewResponse(&processpb.StreamInputResponse{}), nil
 }
 
-// SendSignal implements the service's SendSignal.
+// maxSignal is the last of the real-time signals.
+const maxSignal = 64
+
+// SendSignal implements the service's SendSignal. It takes every signal that
+// Linux has, not only those that have a name in the protocol.
 func (s *Service) SendSignal(_ context.Context, req *connect.Request[processpb.SendSignalRequest]) (*connect.Response[processpb.SendSignalResponse], error) {
 	p, err := s.running(req.Msg.GetProcess())
 	if err != nil {
 		return nil, err
 	}
-	switch req.Msg.GetSignal() {
-	case processpb.Signal_SIGNAL_SIGKILL:
-		err = p.signal(syscall.SIGKILL)
-	case processpb.Signal_SIGNAL_SIGTERM:
-		err = p.signal(syscall.SIGTERM)
-	default:
-		err = errorf(connect.CodeInvalidArgument, "signal is %v; it must be SIGNAL_SIGKILL or SIGNAL_SIGTERM", req.Msg.GetSignal())
+	sig := req.Msg.GetSignal()
+	if sig < 1 || sig > maxSignal {
+		return nil, errorf(connect.CodeInvalidArgument, "signal is %d; it must be between 1 and %d, such as SIGNAL_SIGKILL", sig, maxSignal)
 	}
-	if err != nil {
+	if err := p.signal(syscall.Signal(sig)); err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&processpb.SendSignalResponse{}), nil
