@@ -216,10 +216,10 @@ func TestSignals(t *testing.T) {
 	t.Run("any other signal", func(t *testing.T) {
 		f := b.start(t, shell("echo ready; sleep 15"))
 		f.until("ready\n")
-		if err := signal(byPid(f.pid), processpb.Signal(syscall.SIGQUIT)); err != nil {
+		if err := signal(byPid(f.pid), processpb.Signal(syscall.SIGUSR1)); err != nil {
 			t.Fatal(err)
 		}
-		if end := f.end(); end.GetSignal() != 3 || end.GetCause() != "killed" || end.GetDetail() != "a client sent SIGQUIT" {
+		if end := f.end(); end.GetSignal() != 10 || end.GetCause() != "killed" || end.GetDetail() != "a client sent SIGUSR1" {
 			t.Errorf("end = %v", end)
 		}
 	})
