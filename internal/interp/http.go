@@ -162,29 +162,36 @@ func (s *Server) execute(w http.ResponseWriter, r *http.Request) error {
 
 // run runs one execution in a session that it has entered.
 func (s *Server) run(ctx context.Context, sess *session, req Request, out *stream) {
-	if err := sess.acquire(ctx, out.begin); err != nil {
-		if errors.Is(err, errRemoved) {
-			out.Emit(Event{Kind: EventError, Name: endRemove, Value: "Context was deleted"})
-		}
-		return
-	}
-	defer sess.release()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	m := &meter{next: out, cancel: cancel, limit: s.lease.Load().output, max: s.cfg.MaxMessageBytes}
-	k, err := sess.alive(ctx, s.lease.Load)
-	if err != nil {
+	err := sess.acquire(ctx, out.begin)
+	if err == nil {
+		defer sess.release()
+		var k Kernel
+		if k, err = sess.alive(ctx, s.lease.Load); err == nil {
+			s.runIn(ctx, k, sess, req, m)
+			return
+		}
+	}
+	switch {
+	case errors.Is(err, errRemoved):
+		m.Emit(Event{Kind: EventError, Name: endRemove, Value: "Context was deleted"})
+	case ctx.Err() == nil:
 		s.cfg.Log.Error("start kernel", "language", sess.language, "error", err)
 		m.Emit(Event{Kind: EventError, Name: "KernelStartFailed", Value: fmt.Sprintf("The kernel could not be started: %s", err)})
-		return
 	}
-	err = k.Run(ctx, req, m)
+}
+
+// runIn runs one execution in a kernel that nobody else uses.
+func (s *Server) runIn(ctx context.Context, k Kernel, sess *session, req Request, sink Sink) {
+	err := k.Run(ctx, req, sink)
 	if dead := (*DeadError)(nil); errors.As(err, &dead) {
 		s.cfg.Log.Info("kernel ended", "language", sess.language, "pid", dead.PID, "status", dead.Status)
-		m.Emit(sess.death(dead, s.cfg.Verdict))
+		sink.Emit(sess.death(dead, s.cfg.Verdict))
 		s.wake(sess, nil) // so that the next execution need not wait for it
 	} else if err != nil {
-		m.Emit(Event{Kind: EventError, Name: "KernelFailed", Value: err.Error()})
+		sink.Emit(Event{Kind: EventError, Name: "KernelFailed", Value: err.Error()})
 	}
 }
 

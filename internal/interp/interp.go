@@ -28,6 +28,9 @@ type Server struct {
 	account account
 	mux     *http.ServeMux
 	lease   atomic.Pointer[lease] // never nil
+	// launch starts the kernel of a session and returns the lease that it was
+	// started under: startKernel, except in tests.
+	launch func(context.Context, *session) (Kernel, *lease, error)
 
 	mu       sync.Mutex
 	ctx      context.Context //nolint:containedctx // of Run: it bounds the kernels' lives; nil before and after
@@ -76,6 +79,7 @@ func New(cfg Config) (*Server, error) {
 		cfg.Workdir = a.home
 	}
 	s := &Server{cfg: cfg, account: a, settled: make(chan struct{}), defaults: map[string]*session{}}
+	s.launch = s.startKernel
 	s.lease.Store(&lease{output: cfg.OutputBytes})
 	for _, lang := range []string{python, javascript} {
 		s.defaults[lang] = s.addLocked(lang, cfg.Workdir)
@@ -228,7 +232,7 @@ func (s *Server) addLocked(lang, cwd string) *session {
 		id: uuid.NewString(), language: lang, cwd: cwd, maxQueue: s.cfg.MaxQueue,
 		turn: make(chan struct{}, 1), removed: make(chan struct{}),
 	}
-	sess.start = func(ctx context.Context) (Kernel, *lease, error) { return s.startKernel(ctx, sess) }
+	sess.start = func(ctx context.Context) (Kernel, *lease, error) { return s.launch(ctx, sess) }
 	s.sessions = append(s.sessions, sess)
 	return sess
 }

@@ -78,6 +78,9 @@ func (s *session) alive(ctx context.Context, now func() *lease) (Kernel, error) 
 	s.mu.Lock()
 	k := s.kernel
 	s.mu.Unlock()
+	if s.gone() {
+		return nil, errRemoved
+	}
 	if k != nil {
 		select {
 		case <-k.Done():
@@ -91,17 +94,25 @@ func (s *session) alive(ctx context.Context, now func() *lease) (Kernel, error) 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	select {
-	case <-s.removed:
+	if s.gone() {
 		k.Close()
 		return nil, errRemoved
-	default:
 	}
 	s.kernel, s.ending = k, ""
 	if l := now(); l != began { // it was leased while it started
 		l.bind(s.id, k)
 	}
 	return k, nil
+}
+
+// gone reports whether the context was deleted.
+func (s *session) gone() bool {
+	select {
+	case <-s.removed:
+		return true
+	default:
+		return false
+	}
 }
 
 // rebind passes a lease on to the kernel, if there is one.
