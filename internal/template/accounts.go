@@ -106,7 +106,7 @@ func addUser(root *os.Root) error {
 		return err
 	}
 	if len(accounts) == 0 {
-		if err := errors.Join(appendLine(root, "etc/passwd", "root:x:0:0:root:/root:"+shell(root), 0o644),
+		if err := errors.Join(appendLine(root, "etc/passwd", "root:*:0:0:root:/root:"+shell(root), 0o644),
 			appendLine(root, "etc/group", "root:x:0:", 0o644)); err != nil {
 			return err
 		}
@@ -147,13 +147,16 @@ func addGroup(root *os.Root, want int) (int, error) {
 	return want, appendLine(root, "etc/group", fmt.Sprintf("%s:x:%d:", boxUser, want), 0o644)
 }
 
+// addAccount adds a user without a password.
 func addAccount(root *os.Root, a account) error {
-	line := fmt.Sprintf("%s:x:%d:%d::%s:%s", a.name, a.uid, a.gid, a.home, shell(root))
-	if err := appendLine(root, "etc/passwd", line, 0o644); err != nil {
-		return err
+	_, err := root.Stat("etc/shadow")
+	field := "x" // look there
+	if err != nil {
+		field = "*"
 	}
-	if _, err := root.Stat("etc/shadow"); err != nil {
-		return nil //nolint:nilerr // an image without shadow passwords needs none
+	line := fmt.Sprintf("%s:%s:%d:%d::%s:%s", a.name, field, a.uid, a.gid, a.home, shell(root))
+	if err := appendLine(root, "etc/passwd", line, 0o644); err != nil || field == "*" {
+		return err
 	}
 	return appendLine(root, "etc/shadow", a.name+":*:19000:0:99999:7:::", 0o600)
 }
