@@ -39,7 +39,7 @@ type Config struct {
 	RetryWait time.Duration
 	// Silence is how long a stream may bring nothing, not even one of the signs of
 	// life that a box sends every 5 s, before the server is asked whether the
-	// sandbox still runs. 15 s when zero.
+	// sandbox still runs. 8 s when zero.
 	Silence time.Duration
 	// UserAgent names the caller. "bulkhead-go" when empty.
 	UserAgent string
@@ -52,7 +52,7 @@ func (cfg Config) withDefaults() Config {
 	cfg.RequestTimeout = cmp.Or(cfg.RequestTimeout, 60*time.Second)
 	cfg.Tries = cmp.Or(cfg.Tries, 4)
 	cfg.RetryWait = cmp.Or(cfg.RetryWait, 15*time.Second)
-	cfg.Silence = cmp.Or(cfg.Silence, 15*time.Second)
+	cfg.Silence = cmp.Or(cfg.Silence, 8*time.Second)
 	cfg.UserAgent = cmp.Or(cfg.UserAgent, "bulkhead-go")
 	if cfg.HTTPClient == nil {
 		cfg.HTTPClient = &http.Client{Transport: newTransport()}

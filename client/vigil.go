@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"errors"
-	"sync/atomic"
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
@@ -18,23 +17,24 @@ var errSandboxEnded = errors.New("the sandbox ended")
 // stop at its end; both may be called from any goroutine.
 func (s *Sandbox) vigil(ctx context.Context, cut context.CancelCauseFunc) (heard, stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
-	var fresh atomic.Bool
+	silence := s.client.cfg.Silence
+	timer := time.NewTimer(silence)
 	go func() {
-		tick := time.NewTicker(s.client.cfg.Silence)
-		defer tick.Stop()
+		defer timer.Stop()
 		for {
 			select {
 			case <-ctx.Done():
 				return
-			case <-tick.C:
-				if !fresh.Swap(false) && s.over(ctx) {
+			case <-timer.C:
+				if s.over(ctx) {
 					cut(errSandboxEnded)
 					return
 				}
+				timer.Reset(silence)
 			}
 		}
 	}()
-	return func() { fresh.Store(true) }, cancel
+	return func() { timer.Reset(silence) }, cancel
 }
 
 // over reports whether the server says that the sandbox does not run any more. A

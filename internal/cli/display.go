@@ -218,14 +218,13 @@ func (a *App) traceback(e *client.CodeError) {
 // evidence is an end that a limit or an owner brought about, in one line.
 func evidence(end bulkhead.End) string {
 	s := strings.ReplaceAll(string(end.Cause), "_", " ")
-	if end.Limit > 0 {
-		s += fmt.Sprintf(" of %s reached", quantity(end.Cause, end.Limit))
-		if end.Peak > 0 {
-			s += fmt.Sprintf(" (peak %s)", quantity(end.Cause, end.Peak))
-		}
-	}
-	if end.Detail != "" {
+	switch {
+	case end.Detail != "": // it has the figures
 		s += ": " + end.Detail
+	case end.Limit > 0 && end.Peak > 0:
+		s += fmt.Sprintf(" of %s reached (peak %s)", quantity(end.Cause, end.Limit), quantity(end.Cause, end.Peak))
+	case end.Limit > 0:
+		s += fmt.Sprintf(" of %s reached", quantity(end.Cause, end.Limit))
 	}
 	return s
 }

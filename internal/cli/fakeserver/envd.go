@@ -4,29 +4,21 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"time"
 
-	"github.com/bulkheadhq/bulkhead/internal/boxrpc/filesystempb/filesystempbconnect"
-	"github.com/bulkheadhq/bulkhead/internal/boxrpc/processpb/processpbconnect"
-	"github.com/bulkheadhq/bulkhead/internal/envd/files"
+	"github.com/bulkheadhq/bulkhead/internal/envd"
 	"github.com/bulkheadhq/bulkhead/internal/envd/guard"
 	"github.com/bulkheadhq/bulkhead/internal/envd/ident"
-	"github.com/bulkheadhq/bulkhead/internal/envd/proc"
 )
 
-// closeTime bounds how long the programs of an [Envd] may take to end.
-const closeTime = 10 * time.Second
-
-// Envd is the real envd's services on this host. It must be closed.
+// Envd is the real envd on this host. It must be closed.
 type Envd struct {
 	http.Handler
-	processes *proc.Service
-	files     *files.Service
-	stop      context.CancelFunc
-	ended     chan struct{}
+	stop  context.CancelFunc
+	ended chan error
 }
 
 // NewEnvd returns an envd with one user, "user", who is this process's, with the
@@ -43,34 +35,35 @@ func NewEnvd(dir, home string) (*Envd, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Envd{ended: make(chan struct{})}
-	if e.processes, err = proc.New(proc.Config{Box: box, Guard: g, Log: log}); err != nil {
+	server, err := envd.New(envd.Config{Box: box, Guard: g, Log: log})
+	if err != nil {
 		return nil, err
 	}
-	if e.files, err = files.New(files.Config{Box: box, Log: log}); err != nil {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // its end is what ends the programs
+	if err != nil {
 		return nil, err
 	}
-	mux := http.NewServeMux()
-	mux.Handle(processpbconnect.NewProcessHandler(e.processes))
-	mux.Handle(filesystempbconnect.NewFilesystemHandler(e.files))
-	e.files.Register(mux)
-	e.Handler = mux
-	var ctx context.Context
-	ctx, e.stop = context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(context.Background())
+	e := &Envd{Handler: server, stop: stop, ended: make(chan error, 2)}
+	guarding, unguard := context.WithCancel(context.Background())
 	go func() {
-		defer close(e.ended)
-		_ = g.Run(ctx) // it ends with ctx
+		_ = g.Run(guarding) // it ends with its context
+		e.ended <- nil
+	}()
+	go func() {
+		err := server.Serve(ctx, l)
+		unguard()
+		e.ended <- err
 	}()
 	return e, nil
 }
 
 // Close ends every program.
 func (e *Envd) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
-	defer cancel()
-	err := e.processes.Close(ctx)
-	e.files.Close()
 	e.stop()
-	<-e.ended
-	return err
+	first, second := <-e.ended, <-e.ended
+	if first != nil {
+		return first
+	}
+	return second
 }
