@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -179,7 +180,7 @@ func TestListGoesThroughThePages(t *testing.T) {
 	c := serve(t, srv)
 	const made = 205 // three pages
 	for i := range made {
-		meta := map[string]string{"n": fmt.Sprint(i % 2), "a b+c": "d&e=%f"}
+		meta := map[string]string{"n": strconv.Itoa(i % 2), "a b+c": "d&e=%f"}
 		if _, err := c.Create(t.Context(), bulkhead.CreateRequest{Template: "base", Metadata: meta}); err != nil {
 			t.Fatal(err)
 		}
@@ -303,7 +304,7 @@ func TestUnreachable(t *testing.T) {
 		t.Fatal(err)
 	}
 	tlsServer := httptest.NewUnstartedServer(http.NotFoundHandler())
-	tlsServer.Config.ErrorLog = log.New(io.Discard, "", 0)
+	tlsServer.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 	tlsServer.StartTLS()
 	defer tlsServer.Close()
 	plain := httptest.NewServer(http.NotFoundHandler())
@@ -338,6 +339,7 @@ func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { retur
 // TestRetries counts what reaches the server, for each way to fail and each kind
 // of request.
 func TestRetries(t *testing.T) {
+	t.Parallel()
 	refuse := func(code bulkhead.Code, after time.Duration) func(http.ResponseWriter) {
 		return func(w http.ResponseWriter) {
 			fakeserver.Refuse(w, &bulkhead.Error{Code: code, Msg: "no", RetryAfter: after})
@@ -471,7 +473,7 @@ func TestPorts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer resp.Body.Close()
+		defer func() { _ = resp.Body.Close() }()
 		body, err := io.ReadAll(resp.Body)
 		if err != nil {
 			t.Fatal(err)

@@ -275,8 +275,10 @@ type wireEvent struct {
 	Text           json.RawMessage `json:"text"`
 	Timestamp      json.RawMessage `json:"timestamp"`
 	ExecutionCount int             `json:"execution_count"`
+	Name           string          `json:"name"`
+	Value          string          `json:"value"`
+	Traceback      string          `json:"traceback"`
 	End            *bulkhead.End   `json:"end"`
-	CodeError
 }
 
 // decode makes an event of a line; ok is false for a line that is none, such as

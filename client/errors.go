@@ -103,8 +103,7 @@ func transportError(ctx context.Context, op string, err error) error {
 		return &bulkhead.Error{Code: bulkhead.CodeTimeout, Op: op, Msg: "no answer before the deadline", Err: context.DeadlineExceeded}
 	}
 	where := "the server"
-	var ue *url.Error
-	if errors.As(err, &ue) {
+	if ue, ok := errors.AsType[*url.Error](err); ok {
 		if u, perr := url.Parse(ue.URL); perr == nil {
 			where = u.Scheme + "://" + u.Host
 		}
@@ -125,8 +124,7 @@ func neverSent(err error) bool {
 	if errors.As(err, &op) && op.Op == "dial" {
 		return true
 	}
-	var dns *net.DNSError
-	if errors.As(err, &dns) {
+	if _, ok := errors.AsType[*net.DNSError](err); ok {
 		return true
 	}
 	// crypto/tls and crypto/x509 have an error type for each way to fail; they

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
 	"time"
@@ -127,9 +128,7 @@ type boxTransport struct {
 // RoundTrip sends req with the box's headers.
 func (t *boxTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.Clone(req.Context())
-	for k, v := range t.header {
-		req.Header[k] = v
-	}
+	maps.Copy(req.Header, t.header)
 	resp, err := t.next.RoundTrip(req)
 	if err != nil || !t.explain || resp.StatusCode != http.StatusBadGateway {
 		return resp, err
@@ -159,9 +158,7 @@ func (s *Sandbox) doBox(ctx context.Context, r boxRequest) (*http.Response, erro
 	if err != nil {
 		return nil, &bulkhead.Error{Code: bulkhead.CodeInvalid, Op: r.op, Msg: "the request has no URL", Err: err}
 	}
-	for k, v := range r.header {
-		req.Header[k] = v
-	}
+	maps.Copy(req.Header, r.header)
 	resp, err := r.client.Do(req)
 	if err != nil {
 		return nil, transportError(ctx, r.op, err)

@@ -27,4 +27,4 @@ func (b *Bytes) UnmarshalText(text []byte) error {
 }
 
 // MiB is the size in MiB, rounded up.
-func (b Bytes) MiB() int64 { return int64((b + 1<<20 - 1) >> 20) } //nolint:gosec // 2^64 >> 20 fits
+func (b Bytes) MiB() int64 { return int64((b + 1<<20 - 1) >> 20) }

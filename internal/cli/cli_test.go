@@ -120,16 +120,25 @@ type (
 	loopKey   struct{}
 )
 
+// value is what a script's set-up left under key.
+func value[T any](ts *testscript.TestScript, key any) T {
+	v, ok := ts.Value(key).(T)
+	if !ok {
+		ts.Fatalf("the script has no %T", v)
+	}
+	return v
+}
+
 // awaitLoop waits until the interpreter runs an endless loop.
 func awaitLoop(ts *testscript.TestScript, _ bool, _ []string) {
 	select {
-	case <-ts.Value(loopKey{}).(chan struct{}):
+	case <-value[chan struct{}](ts, loopKey{}):
 	case <-time.After(10 * time.Second):
 		ts.Fatalf("nothing loops")
 	}
 }
 
-// exits runs a command and checks its exit code: exits 124 bulkhead run …
+// exits runs a command and checks its exit code, as in: exits 124 bulkhead run.
 func exits(ts *testscript.TestScript, neg bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	if err != nil || neg {
@@ -149,7 +158,7 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 
 // sandboxes checks how many sandboxes run: sandboxes 1. It puts their IDs into $ID.
 func sandboxes(ts *testscript.TestScript, _ bool, args []string) {
-	srv := ts.Value(serverKey{}).(*fakeserver.Server)
+	srv := value[*fakeserver.Server](ts, serverKey{})
 	var ids []string
 	for _, sb := range srv.Sandboxes() {
 		if sb.End == nil {
@@ -164,7 +173,7 @@ func sandboxes(ts *testscript.TestScript, _ bool, args []string) {
 
 // end ends the newest sandbox: end memory_limit.
 func end(ts *testscript.TestScript, _ bool, args []string) {
-	srv := ts.Value(serverKey{}).(*fakeserver.Server)
+	srv := value[*fakeserver.Server](ts, serverKey{})
 	all := srv.Sandboxes()
 	srv.End(all[len(all)-1].ID, bulkhead.End{
 		Cause: bulkhead.Cause(args[0]), At: time.Now().UTC(), Limit: 256 << 20, Peak: 256 << 20, Detail: "it used too much",
@@ -173,7 +182,7 @@ func end(ts *testscript.TestScript, _ bool, args []string) {
 
 // logged adds a line to the newest sandbox's log: log warn 'something happened'.
 func logged(ts *testscript.TestScript, _ bool, args []string) {
-	srv := ts.Value(serverKey{}).(*fakeserver.Server)
+	srv := value[*fakeserver.Server](ts, serverKey{})
 	all := srv.Sandboxes()
 	srv.Log(all[len(all)-1].ID, bulkhead.LogLine{
 		At: time.Now().UTC(), Level: args[0], Message: args[1], Fields: map[string]string{"pid": "7"},
@@ -230,7 +239,9 @@ func play(r *http.Request, srv *fakeserver.Server, looping chan<- struct{}, code
 type shelf string
 
 func (s shelf) Build(_ context.Context, req cli.TemplateBuild, log io.Writer) (bulkhead.Template, error) {
-	fmt.Fprintln(log, "step 1/1: copy")
+	if _, err := fmt.Fprintln(log, "step 1/1: copy"); err != nil {
+		return bulkhead.Template{}, err
+	}
 	name := req.Name
 	if name == "" {
 		name = strings.TrimSuffix(filepath.Base(req.Recipe), ".yaml")

@@ -79,7 +79,7 @@ func (c *CpCmd) Run(ctx context.Context, a *App) error {
 	if err != nil {
 		return err
 	}
-	t := &transfer{app: a, sandbox: sb, user: c.User, files: sb.Files(), room: int64(min(uint64(c.Max), 1<<62))} //nolint:gosec // bounded here
+	t := &transfer{app: a, sandbox: sb, user: c.User, files: sb.Files(), room: int64(min(uint64(c.Max), 1<<62))}
 	if c.User != "" {
 		t.files = t.files.As(c.User)
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/bulkheadhq/bulkhead"
@@ -239,6 +240,6 @@ func quantity(cause bulkhead.Cause, n int64) string {
 	case bulkhead.CausePidsLimit:
 		return fmt.Sprintf("%d tasks", n)
 	default:
-		return fmt.Sprint(n)
+		return strconv.FormatInt(n, 10)
 	}
 }

@@ -162,7 +162,7 @@ func (a *App) signal(ctx context.Context, p *client.Process, sig os.Signal) erro
 	if !ok {
 		return fmt.Errorf("signal %v has no number", sig)
 	}
-	err := p.Signal(ctx, client.Signal(n))
+	err := p.Signal(ctx, client.Signal(n)) //nolint:gosec // signals end at 64
 	if bulkhead.CodeOf(err) == bulkhead.CodeInvalid {
 		err = p.Signal(ctx, client.SIGTERM)
 	}
@@ -273,7 +273,7 @@ func (a *App) terminalSize() client.Size {
 	for _, stream := range []any{a.env.Stdout, a.env.Stdin} {
 		if f, ok := stream.(*os.File); ok {
 			if cols, rows, err := term.GetSize(int(f.Fd())); err == nil && cols > 0 && rows > 0 {
-				return client.Size{Cols: uint16(min(cols, 1<<16-1)), Rows: uint16(min(rows, 1<<16-1))} //nolint:gosec // bounded here
+				return client.Size{Cols: uint16(min(cols, 1<<16-1)), Rows: uint16(min(rows, 1<<16-1))}
 			}
 		}
 	}

@@ -103,8 +103,7 @@ func exitOfError(err error) int {
 
 // hintOf says what to do next, "" where there is nothing to say.
 func hintOf(err error) string {
-	var usage usageError
-	if errors.As(err, &usage) {
+	if usage, ok := errors.AsType[usageError](err); ok {
 		return usage.hint
 	}
 	if errors.Is(err, client.ErrUnreachable) {
@@ -179,14 +178,13 @@ func (a *App) report(err error) int {
 
 // reportJSON prints an error for programs, one line on standard error.
 func (a *App) reportJSON(msg, hint string, exit int, err error) {
-	var e *bulkhead.Error
 	body := struct {
 		Code     bulkhead.Code `json:"code,omitempty"`
 		Message  string        `json:"message"`
 		Hint     string        `json:"hint,omitempty"`
 		ExitCode int           `json:"exitCode"`
 	}{Message: msg, Hint: hint, ExitCode: exit}
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*bulkhead.Error](err); ok {
 		body.Code = e.Code
 	}
 	raw, merr := json.Marshal(map[string]any{"error": body})

@@ -5,7 +5,7 @@ import (
 	"context"
 	"encoding/pem"
 	"io"
-	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -103,7 +103,7 @@ func TestHostileText(t *testing.T) {
 // file that its credentials name, and for its own address alone.
 func TestOwnAuthority(t *testing.T) {
 	hs := httptest.NewUnstartedServer(&fakeserver.Server{Key: testKey})
-	hs.Config.ErrorLog = log.New(io.Discard, "", 0)
+	hs.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 	hs.StartTLS()
 	defer hs.Close()
 	dir := t.TempDir()

@@ -184,7 +184,7 @@ func (c *RunCmd) source(a *App) (code string, args []string, err error) {
 		}
 		return c.Code, append(args, c.Args...), nil
 	}
-	var in io.Reader = a.env.Stdin
+	in := a.env.Stdin
 	if c.File != "-" {
 		f, err := os.Open(c.File)
 		if err != nil {

@@ -39,7 +39,7 @@ func NewEnvd(dir, home string) (*Envd, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0") // its end is what ends the programs
+	l, err := new(net.ListenConfig).Listen(context.Background(), "tcp", "127.0.0.1:0") // its end is what ends the programs
 	if err != nil {
 		return nil, err
 	}

@@ -30,12 +30,15 @@ func (i *Interpreter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodGet && r.URL.Path == "/contexts":
 		answer(w, http.StatusOK, []map[string]string{{"id": "default", "language": "python", "cwd": "/home/user"}})
 	case r.Method == http.MethodPost && r.URL.Path == "/contexts":
-		var req struct{ Language, Cwd string }
+		var req struct {
+			Language string `json:"language"`
+			Dir      string `json:"cwd"`
+		}
 		if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
-		answer(w, http.StatusOK, map[string]string{"id": "ctx-1", "language": req.Language, "cwd": req.Cwd})
+		answer(w, http.StatusOK, map[string]string{"id": "ctx-1", "language": req.Language, "cwd": req.Dir})
 	case r.Method == http.MethodPost && r.URL.Path == "/contexts/ctx-1/restart":
 		w.WriteHeader(http.StatusOK)
 	case r.Method == http.MethodDelete && r.URL.Path == "/contexts/ctx-1":
