@@ -19,6 +19,8 @@ type line struct {
 	Name      *string `json:"name,omitempty"`
 	Value     *string `json:"value,omitempty"`
 	Traceback *string `json:"traceback,omitempty"`
+	// End is Bulkhead's own; E2B's SDKs skip it.
+	End *bulkhead.End `json:"end,omitempty"`
 }
 
 // resultLine is the line of a result: one field per representation.
@@ -85,7 +87,7 @@ func appendEvent(dst []byte, e Event, now time.Time) ([]byte, error) {
 	case EventResult, EventDisplay:
 		return appendResult(dst, e)
 	case EventError:
-		return appendLine(dst, line{Type: "error", Name: &e.Name, Value: &e.Value, Traceback: &e.Traceback})
+		return appendLine(dst, line{Type: "error", Name: &e.Name, Value: &e.Value, Traceback: &e.Traceback, End: e.End})
 	case EventOversize:
 		return dst, nil // the meter has made an error of it
 	default:

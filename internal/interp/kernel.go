@@ -77,6 +77,8 @@ type Event struct {
 	Data map[string]json.RawMessage
 	// Name, Value and Traceback are as the language gives them.
 	Name, Value, Traceback string
+	// End is set, of an error, when a limit ended the code: which one.
+	End *bulkhead.End
 	// Size is in bytes.
 	Size int64
 }
@@ -109,6 +111,9 @@ func (e *DeadError) event(verdict func(pid int) (bulkhead.End, bool)) Event {
 	const lost = " Its variables are lost; the context goes on with a new kernel."
 	ev := Event{Kind: EventError, Name: "KernelDied", Value: "The kernel ended by itself (" + e.Status + ")." + lost}
 	end, known := verdict(e.PID)
+	if known {
+		ev.End = &end
+	}
 	switch {
 	case known && end.Cause == bulkhead.CauseMemoryLimit:
 		ev.Name = "MemoryLimitExceeded"

@@ -166,7 +166,9 @@ func (m *meter) exceed(what string) {
 	m.over = true
 	if !m.failed {
 		m.failed = true
+		end := bulkhead.End{Cause: bulkhead.CauseOutputLimit, At: time.Now().UTC(), Limit: m.limit, Detail: what}
 		m.next.Emit(Event{
+			End: &end,
 			Kind: EventError, Name: "OutputLimitExceeded",
 			Value: "output_limit: " + what + ". The execution was interrupted; its variables are kept.",
 		})

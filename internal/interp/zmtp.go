@@ -125,14 +125,18 @@ type channel struct {
 
 // openChannel shakes hands on conn. id is the socket's identity; max bounds the
 // length of a frame.
-func openChannel(conn net.Conn, typ zmq4.SocketType, id string, max int64) (*channel, error) {
+func openChannel(conn net.Conn, typ zmq4.SocketType, id string, max int64) (_ *channel, err error) {
+	defer func() {
+		if p := recover(); p != nil { // so zmq4 takes a handshake that is none
+			err = fmt.Errorf("open kernel socket: %v", p)
+		}
+	}()
 	c := &channel{}
 	c.filter = &zmtpFilter{
 		Conn: conn, in: bufio.NewReaderSize(conn, 16<<10), out: bufio.NewWriterSize(conn, 16<<10),
 		max: max, dropped: func(n int64) { c.drops.Add(n) },
 		shaking: true, greeting: zmtpGreeting,
 	}
-	var err error
 	if c.conn, err = zmq4.Open(c.filter, null.Security(), typ, zmq4.SocketIdentity(id), false, nil); err != nil {
 		return nil, fmt.Errorf("open kernel socket: %w", err)
 	}
