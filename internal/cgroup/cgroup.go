@@ -105,6 +105,10 @@ func New(cfg Config) (*Tree, error) {
 	return t, nil
 }
 
+// SwapLimited reports whether a group's memory limit holds for memory and swap
+// together.
+func (t *Tree) SwapLimited() bool { return t.swap }
+
 // delegate switches the controllers on for the groups below the root.
 func (t *Tree) delegate() error {
 	child := path.Join(t.root, "any")
