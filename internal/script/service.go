@@ -74,6 +74,7 @@ type Service struct {
 	learner  *guard.Learner
 	programs *lru.Cache[string, compiled]
 	builds   *lru.Cache[string, string]
+	suspects *lru.Cache[string, struct{}] // fingerprints whose last run hit a limit
 	metrics  *metrics
 	log      *slog.Logger
 }
@@ -104,6 +105,9 @@ func New(cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("configure scripts: %w", err)
 	}
 	if s.builds, err = lru.New[string, string](cfg.CacheSize); err != nil {
+		return nil, fmt.Errorf("configure scripts: %w", err)
+	}
+	if s.suspects, err = lru.New[string, struct{}](4 * cfg.CacheSize); err != nil {
 		return nil, fmt.Errorf("configure scripts: %w", err)
 	}
 	if s.learner, err = guard.NewLearner(4 * cfg.CacheSize); err != nil {
@@ -360,9 +364,17 @@ func (s *Service) inWorker(ctx context.Context, res *Result, source string, in e
 		return err
 	}
 	defer grant.Release()
-	out, err := s.cfg.Pool.Do(ctx, worker.Task{Source: source, Input: in})
+	out, err := s.cfg.Pool.Do(ctx, worker.Task{
+		Source: source, Input: in,
+		Behind: claim.Priority == guard.PriorityLow || s.suspects.Contains(res.Fingerprint),
+	})
 	if err != nil {
 		return err
+	}
+	if out.End.Cause == bulkhead.CauseExited || out.End.Cause == bulkhead.CauseKilled {
+		s.suspects.Remove(res.Fingerprint)
+	} else {
+		s.suspects.Add(res.Fingerprint, struct{}{})
 	}
 	s.learner.Observe(key, int64(len(in.JSON)), out.Usage.PeakBytes)
 	res.Outcome, res.Lane = out, engine.LaneWorker.String()

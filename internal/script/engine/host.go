@@ -24,6 +24,9 @@ var (
 // maxLine bounds one console line, in bytes; a longer one is cut.
 const maxLine = 16 << 10
 
+// lineOverhead is what a console line counts beside its text, in bytes.
+const lineOverhead = 16
+
 // maxAnswer bounds what one call of the host may send or receive, in bytes.
 const maxAnswer = 4 << 20
 
@@ -108,7 +111,7 @@ func (r *run) logLine(level string, args []goja.Value) {
 		}
 	}
 	line := string(w.buf)
-	if logged := r.logged.Add(int64(len(line)) + 1); logged > r.limits.LogBytes {
+	if logged := r.logged.Add(int64(len(line)) + lineOverhead); logged > r.limits.LogBytes {
 		r.fail(&stop{end: bulkhead.End{
 			Cause: bulkhead.CauseOutputLimit, At: time.Now(), ExitCode: 1,
 			Limit: r.limits.LogBytes, Peak: logged, Detail: "it wrote too much to the console",

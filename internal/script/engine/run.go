@@ -409,7 +409,7 @@ func (r *run) look(now time.Time, share int64) {
 		}
 		return
 	}
-	if r.elapsed(now) > smallTime {
+	if !r.waiting.Load() && r.elapsed(now) > smallTime {
 		r.end(&stop{moved: "it runs long"})
 	} else if r.shared.Add(share) > r.smallBudget() {
 		r.end(&stop{moved: "it allocates much"})

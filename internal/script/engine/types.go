@@ -36,7 +36,8 @@ type Limits struct {
 	TimeMS int64 `json:"timeMS,omitempty" yaml:"timeMS"`
 	// ResultBytes is the largest result, as JSON. 1 to 67108864, default 5242880.
 	ResultBytes int64 `json:"resultBytes,omitempty" yaml:"resultBytes"`
-	// LogBytes is how much it may write to the console. 0 to 16777216, default 262144.
+	// LogBytes is how much it may write to the console, each line with 16 bytes
+	// more than its text. 1 to 16777216, default 262144.
 	LogBytes int64 `json:"logBytes,omitempty" yaml:"logBytes"`
 	// Depth is how many calls may be nested. 16 to 10000, default 1000.
 	Depth int64 `json:"depth,omitempty" yaml:"depth"`
@@ -116,7 +117,7 @@ type Usage struct {
 	PeakBytes int64 `json:"peakBytes"`
 	// ResultBytes is the size of the result as JSON.
 	ResultBytes int64 `json:"resultBytes"`
-	// LogBytes is what it wrote to the console.
+	// LogBytes is what it wrote to the console, counted as in Limits.
 	LogBytes int64 `json:"logBytes"`
 }
 

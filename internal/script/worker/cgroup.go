@@ -14,6 +14,7 @@ import (
 // Where the memory controllers are mounted.
 const (
 	cgroup1Root = "/sys/fs/cgroup/memory"
+	cgroup1CPU  = "/sys/fs/cgroup/cpu"
 	cgroup2Root = "/sys/fs/cgroup"
 )
 
@@ -22,17 +23,28 @@ const (
 type cgroups struct {
 	dir string
 	v2  bool
+	// cpu is where version 1 weighs processor time, "" where it does not: a
+	// group for workers, and beside it one for those that run long, so that the
+	// short ones do not answer for the time the long ones took.
+	cpu string
 }
+
+// long returns the group for those that run long.
+func (c cgroups) long() string { return c.cpu + "-long" }
 
 // newCgroups makes the directory name under the memory controller's root, or
 // under this process's own group on version 2.
 func newCgroups(name string) (cgroups, error) {
 	if _, err := os.Stat(filepath.Join(cgroup1Root, "memory.limit_in_bytes")); err == nil {
 		c := cgroups{dir: filepath.Join(cgroup1Root, ownGroup("memory"), name)}
-		if err := os.Mkdir(c.dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) { //nolint:gosec // cgroupfs has its own rules
+		if err := mkdir(c.dir); err != nil {
 			return cgroups{}, fmt.Errorf("make cgroup: %w", err)
 		}
 		_ = writeControl(c.dir, "memory.use_hierarchy", 1) // the default, or set above us
+		c.cpu = filepath.Join(cgroup1CPU, ownGroup("cpu"), name)
+		if mkdir(c.cpu) != nil || mkdir(c.long()) != nil || writeControl(c.long(), "cpu.shares", fullShare/longPart) != nil {
+			c.cpu = ""
+		}
 		return c, nil
 	}
 	if _, err := os.Stat(filepath.Join(cgroup2Root, "cgroup.controllers")); err != nil {
@@ -46,13 +58,31 @@ func newCgroups(name string) (cgroups, error) {
 	}
 	c := cgroups{dir: filepath.Join(parent, name), v2: true}
 	_ = os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), []byte("+memory"), 0o600)
-	if err := os.Mkdir(c.dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) { //nolint:gosec // as above
+	_ = os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), []byte("+cpu"), 0o600)
+	if err := mkdir(c.dir); err != nil {
 		return cgroups{}, fmt.Errorf("make cgroup: %w", err)
 	}
 	if err := os.WriteFile(filepath.Join(c.dir, "cgroup.subtree_control"), []byte("+memory"), 0o600); err != nil {
 		return cgroups{}, fmt.Errorf("enable the memory controller: %w", errors.Join(err, os.Remove(c.dir)))
 	}
+	_ = os.WriteFile(filepath.Join(c.dir, "cgroup.subtree_control"), []byte("+cpu"), 0o600)
 	return c, nil
+}
+
+// fullShare and fullWeight are the kernel's defaults for processor time, of
+// which programs that run long get one part in longPart.
+const (
+	fullShare  = 1024
+	fullWeight = 100
+	longPart   = 50
+)
+
+// mkdir makes a directory unless there is one.
+func mkdir(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) { //nolint:gosec // cgroupfs has its own rules
+		return err
+	}
+	return nil
 }
 
 // ownGroup returns this process's path for a controller of version 1, or on
@@ -81,7 +111,11 @@ func (c cgroups) remove() error {
 	if c.dir == "" {
 		return nil
 	}
-	return removeGroup(c.dir)
+	err := removeGroup(c.dir)
+	if c.cpu != "" {
+		err = errors.Join(err, removeGroup(c.cpu), removeGroup(c.long()))
+	}
+	return err
 }
 
 // removeGroup removes a group, for whose last process the kernel may need a moment.
@@ -99,9 +133,12 @@ func removeGroup(dir string) error {
 
 // group is the cgroup of one worker. A nil group does nothing.
 type group struct {
-	dir   string
-	v2    bool
-	limit int64
+	dir    string
+	all    cgroups
+	pid    int
+	v2     bool
+	limit  int64
+	behind bool // the processor share is the small one
 }
 
 // make makes a group without a limit yet.
@@ -109,8 +146,8 @@ func (c cgroups) make(id int) (*group, error) {
 	if c.dir == "" {
 		return nil, nil //nolint:nilnil // a nil group is one that does nothing
 	}
-	g := &group{dir: filepath.Join(c.dir, "w"+strconv.Itoa(id)), v2: c.v2}
-	if err := os.Mkdir(g.dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) { //nolint:gosec // as above
+	g := &group{dir: filepath.Join(c.dir, "w"+strconv.Itoa(id)), v2: c.v2, all: c}
+	if err := mkdir(g.dir); err != nil {
 		return nil, fmt.Errorf("make cgroup: %w", err)
 	}
 	if g.v2 {
@@ -122,10 +159,34 @@ func (c cgroups) make(id int) (*group, error) {
 	return g, nil
 }
 
+// stepBehind gives the group a small share of a busy processor, or its full
+// share again: programs that run long do it behind those that do not. Where
+// the kernel cannot, nothing happens.
+func (g *group) stepBehind(behind bool) {
+	if g == nil || g.behind == behind {
+		return
+	}
+	g.behind = behind
+	switch {
+	case g.v2 && behind:
+		_ = writeControl(g.dir, "cpu.weight", fullWeight/longPart)
+	case g.v2:
+		_ = writeControl(g.dir, "cpu.weight", fullWeight)
+	case g.all.cpu != "" && behind:
+		_ = writeControl(g.all.long(), "cgroup.procs", int64(g.pid))
+	case g.all.cpu != "":
+		_ = writeControl(g.all.cpu, "cgroup.procs", int64(g.pid))
+	}
+}
+
 // add moves a process in.
 func (g *group) add(pid int) error {
 	if g == nil {
 		return nil
+	}
+	g.pid = pid
+	if g.all.cpu != "" {
+		_ = writeControl(g.all.cpu, "cgroup.procs", int64(pid)) // a matter of speed only
 	}
 	return writeControl(g.dir, "cgroup.procs", int64(pid))
 }

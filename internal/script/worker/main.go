@@ -30,6 +30,10 @@ func Is(argv0 string) bool { return argv0 == Name }
 // socketFD is the worker's end of the socket to the server.
 const socketFD = 3
 
+// cleanAbove is the peak, in bytes, after which a worker gives its memory back
+// and says when it has.
+const cleanAbove = 16 << 20
+
 // programsKept is how many compiled programs a worker remembers.
 const programsKept = 64
 
@@ -146,8 +150,9 @@ func (p *process) run(ctx context.Context, payload []byte) error {
 	if err := p.send(kindOutcome, &out); err != nil {
 		return err
 	}
-	if out.Usage.PeakBytes > 16<<20 {
+	if out.Usage.PeakBytes > cleanAbove {
 		debug.FreeOSMemory() // before the next run, not during this one
+		return p.send(kindReady, ready{Confined: true})
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -58,16 +59,27 @@ type Pool struct {
 	root       string // the workers' empty root directory
 	privileged bool
 	log        *slog.Logger
+	wake       chan struct{} // Run has something to look at
+	wg         sync.WaitGroup
 
-	mu      sync.Mutex
-	idle    []*worker // the last is the one used last
-	total   int       // idle, busy and starting
-	next    int
-	closed  bool
-	changed chan struct{} // closed and replaced when idle or total changes
-	stats   Stats
-	wg      sync.WaitGroup
+	mu       sync.Mutex
+	idle     []*worker      // the last is the one used last
+	waiters  []chan *worker // in the order they came
+	behind   []chan *worker // the same, for tasks that are Behind
+	total    int            // idle, busy and starting
+	starting int
+	next     int
+	closed   bool
+	failures int // starts that failed in a row
+	failure  error
+	stats    Stats
 }
+
+// startsAtOnce is how many workers are started at the same time.
+const startsAtOnce = 2
+
+// maxFailures is how many starts may fail in a row.
+const maxFailures = 5
 
 // New returns a pool; [Pool.Run] starts its workers. Without root, or without a
 // memory controller, it works with what there is: see [Stats].
@@ -98,7 +110,7 @@ func New(cfg Config) (*Pool, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Pool{
-		cfg: cfg, log: cfg.Log, privileged: os.Geteuid() == 0, changed: make(chan struct{}),
+		cfg: cfg, log: cfg.Log, privileged: os.Geteuid() == 0, wake: make(chan struct{}, 1),
 	}, nil
 }
 
@@ -120,54 +132,104 @@ func (p *Pool) Run(ctx context.Context) (err error) {
 	p.stats.Cgroup = p.groups.dir != ""
 	p.mu.Unlock()
 	defer func() { err = errors.Join(err, p.clean()) }()
-	failures := 0
-	for ctx.Err() == nil {
-		p.mu.Lock()
-		short := len(p.idle) < p.cfg.Idle && p.total < p.cfg.Max
-		id, changed := p.next, p.changed
-		if short {
-			p.total++
-			p.next++
+	retry := time.NewTicker(200 * time.Millisecond)
+	defer retry.Stop()
+	for {
+		if err := p.fill(ctx); err != nil {
+			return err
 		}
-		p.mu.Unlock()
-		if !short {
-			select {
-			case <-ctx.Done():
-			case <-changed:
-			}
-			continue
-		}
-		w, err := p.start(ctx, id)
-		switch {
-		case err == nil:
-			failures = 0
-			p.mu.Lock()
-			p.stats.Started++
-			p.stats.Confined = w.ready.Confined
-			p.idle = append([]*worker{w}, p.idle...)
-			p.notifyLocked()
-			p.mu.Unlock()
-			continue
-		case ctx.Err() != nil:
-		default:
-			failures++
-			p.log.Error("a script worker did not start", "error", err, "failures", failures)
-		}
-		p.mu.Lock()
-		p.total--
-		p.notifyLocked()
-		p.mu.Unlock()
-		if failures >= 5 {
-			return fmt.Errorf("start script workers: %w", err)
-		}
-		if failures > 0 {
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Duration(failures) * 200 * time.Millisecond):
-			}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.wake:
+		case <-retry.C: // after a start that failed
 		}
 	}
+}
+
+// fill begins to start what is missing.
+func (p *Pool) fill(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.failures >= maxFailures {
+		return fmt.Errorf("start script workers: %w", p.failure)
+	}
+	for p.starting < startsAtOnce && p.total < p.cfg.Max &&
+		len(p.idle)+p.starting < p.cfg.Idle+len(p.waiters)+len(p.behind) {
+		id := p.next
+		p.next++
+		p.total++
+		p.starting++
+		p.wg.Go(func() { p.add(ctx, id) })
+	}
 	return nil
+}
+
+// add starts one worker and hands it out.
+func (p *Pool) add(ctx context.Context, id int) {
+	w, err := p.start(ctx, id)
+	p.mu.Lock()
+	p.starting--
+	if err != nil {
+		p.total--
+		if ctx.Err() == nil {
+			p.failures++
+			p.failure = err
+			p.log.Error("a script worker did not start", "error", err, "failures", p.failures)
+		}
+		p.mu.Unlock()
+		return
+	}
+	p.failures = 0
+	p.stats.Started++
+	p.stats.Confined = w.ready.Confined
+	kept := p.handLocked(w, true)
+	p.mu.Unlock()
+	if !kept {
+		p.end(w)
+	}
+	p.look()
+}
+
+// look makes Run look at what is missing.
+func (p *Pool) look() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// handLocked gives w to the first who waits, or keeps it idle: a new one as the
+// last to be used. It reports false when w is not wanted.
+func (p *Pool) handLocked(w *worker, fresh bool) bool {
+	switch {
+	case p.closed:
+	case len(p.waiters) > 0:
+		p.wg.Add(1) // for the run that gets it
+		p.waiters[0] <- w
+		p.waiters = p.waiters[1:]
+		return true
+	case len(p.behind) > 0 && len(p.idle) > 0:
+		p.wg.Add(1)
+		p.behind[0] <- w
+		p.behind = p.behind[1:]
+		return true
+	case fresh:
+		p.idle = append([]*worker{w}, p.idle...)
+		return true
+	case len(p.idle) < p.cfg.Idle+2:
+		p.idle = append(p.idle, w)
+		return true
+	}
+	p.total--
+	return false
+}
+
+// end ends a worker's process.
+func (p *Pool) end(w *worker) {
+	if err := w.stop(); err != nil {
+		p.log.Warn("a script worker left something behind", "worker", w.id, "error", err)
+	}
 }
 
 // clean ends all workers and removes the cgroups and the root.
@@ -176,7 +238,10 @@ func (p *Pool) clean() error {
 	p.closed = true
 	idle := p.idle
 	p.idle = nil
-	p.notifyLocked()
+	for _, waiter := range slices.Concat(p.waiters, p.behind) {
+		close(waiter)
+	}
+	p.waiters, p.behind = nil, nil
 	p.mu.Unlock()
 	var errs []error
 	for _, w := range idle {
@@ -190,12 +255,6 @@ func (p *Pool) clean() error {
 	return errors.Join(errs...)
 }
 
-// notifyLocked wakes everybody who waits for a change.
-func (p *Pool) notifyLocked() {
-	close(p.changed)
-	p.changed = make(chan struct{})
-}
-
 // Stats returns a snapshot.
 func (p *Pool) Stats() Stats {
 	p.mu.Lock()
@@ -205,56 +264,79 @@ func (p *Pool) Stats() Stats {
 	return s
 }
 
-// acquire takes an idle worker, the one used last, or waits for one.
-func (p *Pool) acquire(ctx context.Context) (*worker, error) {
+// acquire takes an idle worker, the one used last, or waits for one in turn. A
+// caller that is behind leaves the last idle worker to those who are not.
+func (p *Pool) acquire(ctx context.Context, behind bool) (*worker, error) {
+	least, queue := 1, &p.waiters
+	if behind {
+		least, queue = min(2, p.cfg.Idle), &p.behind
+	}
+	p.mu.Lock()
+	if n := len(p.idle); n >= least && !p.closed {
+		w := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		p.wg.Add(1)
+		p.mu.Unlock()
+		p.look()
+		return w, nil
+	}
+	turn := make(chan *worker, 1)
+	if p.closed {
+		close(turn)
+	} else {
+		*queue = append(*queue, turn)
+	}
+	p.mu.Unlock()
+	p.look()
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Wait)
 	defer cancel()
-	for {
-		p.mu.Lock()
-		if p.closed {
-			p.mu.Unlock()
-			return nil, bulkhead.Errorf(bulkhead.CodeUnavailable, "the server is stopping")
-		}
-		if n := len(p.idle); n > 0 {
-			w := p.idle[n-1]
-			p.idle = p.idle[:n-1]
-			p.wg.Add(1)
-			p.notifyLocked()
-			p.mu.Unlock()
-			return w, nil
-		}
-		changed := p.changed
-		p.mu.Unlock()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return nil, &bulkhead.Error{
-				Code: bulkhead.CodeUnavailable, Op: "wait for a script worker",
-				Msg: "no script worker was free in time", RetryAfter: time.Second, Err: context.Cause(ctx),
-			}
+	select {
+	case w, ok := <-turn:
+		return taken(w, ok)
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	*queue = slices.DeleteFunc(*queue, func(c chan *worker) bool { return c == turn })
+	p.mu.Unlock()
+	select {
+	case w, ok := <-turn: // in the same instant
+		return taken(w, ok)
+	default:
+		return nil, &bulkhead.Error{
+			Code: bulkhead.CodeUnavailable, Op: "wait for a script worker",
+			Msg: "no script worker was free in time", RetryAfter: time.Second, Err: context.Cause(ctx),
 		}
 	}
+}
+
+// taken is the end of a wait for a turn.
+func taken(w *worker, ok bool) (*worker, error) {
+	if !ok {
+		return nil, bulkhead.Errorf(bulkhead.CodeUnavailable, "the server is stopping")
+	}
+	return w, nil
 }
 
 // release gives a worker back, or ends it if err says that it is no good.
 func (p *Pool) release(w *worker, err error) {
 	defer p.wg.Done()
 	p.mu.Lock()
-	if err == nil && !p.closed && len(p.idle) < p.cfg.Idle+2 {
-		p.idle = append(p.idle, w)
-		p.notifyLocked()
-		p.mu.Unlock()
-		return
+	kept := false
+	if err == nil {
+		kept = p.handLocked(w, false)
+	} else {
+		p.total--
+		if !errors.Is(err, errWorn) {
+			p.stats.Lost++
+		}
 	}
-	p.total--
+	p.mu.Unlock()
 	if err != nil && !errors.Is(err, errWorn) {
-		p.stats.Lost++
 		p.log.Info("a script worker is replaced", "worker", w.id, "runs", w.runs, "error", err, "stderr", w.tail.String())
 	}
-	p.notifyLocked()
-	p.mu.Unlock()
-	if err := w.stop(); err != nil {
-		p.log.Warn("a script worker left something behind", "worker", w.id, "error", err)
+	if !kept {
+		p.look()
+		p.end(w)
 	}
 }
 
@@ -264,6 +346,9 @@ type Task struct {
 	Source string
 	// Input is what the engine needs; its Journal may hold what happened already.
 	Input engine.Input
+	// Behind leaves the last idle worker to others: for what is not urgent, or
+	// is likely to ruin its worker.
+	Behind bool
 }
 
 // Do runs a task in a worker. It blocks until the run has ended or ctx has; a
@@ -271,7 +356,7 @@ type Task struct {
 // [bulkhead.CodeUnavailable] when no worker was free; whatever the program does
 // is an outcome.
 func (p *Pool) Do(ctx context.Context, t Task) (engine.Outcome, error) {
-	w, err := p.acquire(ctx)
+	w, err := p.acquire(ctx, t.Behind)
 	if err != nil {
 		return engine.Outcome{}, err
 	}
@@ -282,7 +367,11 @@ func (p *Pool) Do(ctx context.Context, t Task) (engine.Outcome, error) {
 		Source: t.Source, Input: t.Input.JSON, Limits: t.Input.Limits,
 		Journal: t.Input.Journal, HasFetch: t.Input.HasFetch,
 	}, t.Input.Host)
-	p.release(w, err)
+	if err == nil && out.Usage.PeakBytes > cleanAbove {
+		go func() { p.release(w, w.cleaned(&out)) }() // release ends what keeps Run waiting
+	} else {
+		p.release(w, err)
+	}
 	if out.End.Cause == "" {
 		return out, fmt.Errorf("run in a worker: %w", err)
 	}
@@ -298,7 +387,7 @@ const (
 // Build turns TypeScript into JavaScript in a worker, since the parser's stack
 // and memory grow with the source. A *engine.SyntaxError says what is wrong.
 func (p *Pool) Build(ctx context.Context, source string) (string, error) {
-	w, err := p.acquire(ctx)
+	w, err := p.acquire(ctx, false)
 	if err != nil {
 		return "", err
 	}

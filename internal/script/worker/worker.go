@@ -27,6 +27,8 @@ const (
 	// graceTime is how long after its time limit a run may go on before its
 	// process is killed: a built-in that cannot be interrupted.
 	graceTime = 250 * time.Millisecond
+	// longRun is the processor time after which a run steps behind the others.
+	longRun = 20 * time.Millisecond
 	// tailBytes is how much of a worker's standard error is kept.
 	tailBytes = 4 << 10
 )
@@ -221,7 +223,7 @@ func (e *exchange) log(data []byte) error {
 	if err := json.Unmarshal(data, &l); err != nil {
 		return fmt.Errorf("decode a log line: %w", err)
 	}
-	if e.left -= int64(len(l.Message)) + 1; e.left < 0 {
+	if e.left -= int64(len(l.Message)); e.left < 0 {
 		return errors.New("read log lines: more than the limit")
 	}
 	e.host.Log(l)
@@ -255,14 +257,71 @@ func (w *worker) run(ctx context.Context, req *runRequest, host engine.Host) (en
 	}
 	var out engine.Outcome
 	began := time.Now()
+	quick := w.watchLong()
 	err := w.exchange(ctx, kindRun, req, exchange{
 		want: kindOutcome, into: &out, host: host, time: req.Limits.Time(),
 		most: 2*req.Limits.ResultBytes + 2*maxPayload, left: req.Limits.LogBytes + 16<<10,
 	})
+	quick()
 	if err == nil {
 		return out, w.worn(&out)
 	}
 	return w.autopsy(ctx, req, time.Since(began)), err
+}
+
+// watchLong makes the worker step behind the others once its run has used
+// longRun of processor time. The function that it returns ends that.
+func (w *worker) watchLong() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	began := w.cpuTime()
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(longRun)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if w.cpuTime()-began >= longRun {
+				w.group.stepBehind(true)
+				return
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+		w.group.stepBehind(false)
+	}
+}
+
+// cpuTime returns the processor time of the worker's process, 0 where the
+// kernel does not tell.
+func (w *worker) cpuTime() time.Duration {
+	const schedClock = 2 // of the clocks that a process ID makes
+	var ts unix.Timespec
+	if unix.ClockGettime(int32(^w.cmd.Process.Pid<<3|schedClock), &ts) != nil { //nolint:gosec // process IDs have 22 bits
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
+
+// cleaned waits until a worker whose run was large has given its memory back.
+func (w *worker) cleaned(out *engine.Outcome) error {
+	if out.Stuck || out.Usage.PeakBytes <= cleanAbove {
+		return nil
+	}
+	if err := w.conn.SetDeadline(time.Now().Add(startTime)); err != nil {
+		return fmt.Errorf("set a deadline: %w", err)
+	}
+	k, _, err := readFrame(w.conn, 1<<10)
+	if err == nil && k != kindReady {
+		err = fmt.Errorf("wait for a worker: it sent %c", k)
+	}
+	return err
 }
 
 // maxPayload bounds what one call of a program carries, in bytes.

@@ -1,3 +1,4 @@
 // a call spreads ever longer lists
-// end: memory_limit
+// end: time_limit
+// time: 1500
 function f(...a) { return a } let a = [1]; for (;;) a = f(...a, ...a)

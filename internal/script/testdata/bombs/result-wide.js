@@ -1,3 +1,3 @@
 // many small values as a result
 // end: output_limit
-new Array(3e6).fill(1)
+new Array(1e6).fill('abcdef')

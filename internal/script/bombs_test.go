@@ -1,0 +1,283 @@
+package script
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/script/engine"
+	"github.com/bulkheadhq/bulkhead/internal/script/worker"
+	"github.com/bulkheadhq/bulkhead/internal/testenv"
+)
+
+// bomb is one program of testdata/bombs.
+type bomb struct {
+	name, code, end string
+	limits          engine.Limits
+}
+
+// bombs reads the corpus.
+func bombs(t testing.TB) []bomb {
+	t.Helper()
+	files, err := filepath.Glob("testdata/bombs/*.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []bomb
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := bomb{name: strings.TrimSuffix(filepath.Base(f), ".js"), code: string(data), limits: engine.Limits{TimeMS: 20_000}}
+		for line := range strings.Lines(b.code) {
+			if end, ok := strings.CutPrefix(line, "// end: "); ok {
+				b.end = strings.TrimSpace(end)
+			}
+			if ms, ok := strings.CutPrefix(line, "// time: "); ok {
+				if b.limits.TimeMS, err = strconv.ParseInt(strings.TrimSpace(ms), 10, 64); err != nil {
+					t.Fatalf("%s: %v", f, err)
+				}
+			}
+		}
+		if b.end == "" {
+			t.Fatalf("%s names no end", f)
+		}
+		list = append(list, b)
+	}
+	if len(list) < 60 {
+		t.Fatalf("%d bombs, want at least 60", len(list))
+	}
+	return list
+}
+
+// ending is how a result reads in the head of a bomb.
+func ending(res Result) string {
+	if res.End.Cause != bulkhead.CauseExited {
+		return string(res.End.Cause)
+	}
+	s := fmt.Sprintf("exited %d", res.End.ExitCode)
+	if res.Failure != nil {
+		s += " " + res.Failure.Name
+	}
+	return s
+}
+
+// rss returns this process's resident memory in bytes.
+func rss() int64 {
+	data, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0
+	}
+	f := strings.Fields(string(data))
+	n, _ := strconv.ParseInt(f[1], 10, 64)
+	return n * int64(os.Getpagesize())
+}
+
+// watch calls f and returns how far the resident memory of this process, which
+// is the server, rose above where it was.
+func watch(f func()) int64 {
+	debug.FreeOSMemory()
+	before := rss()
+	var peak atomic.Int64
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tick := time.NewTicker(2 * time.Millisecond)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			peak.Store(max(peak.Load(), rss()))
+			<-tick.C
+		}
+	})
+	f()
+	cancel()
+	wg.Wait()
+	return peak.Load() - before
+}
+
+// allowedRise is the server's budget for one run in process, and half of it.
+const allowedRise = engine.InProcessMemory * 3 / 2
+
+// TestBombs runs the whole corpus through both lanes.
+func TestBombs(t *testing.T) {
+	for _, lane := range []struct {
+		name        string
+		workersOnly bool
+	}{{"server", false}, {"worker", true}} {
+		t.Run(lane.name, func(t *testing.T) {
+			s := newService(t, func(c *Config, _ *worker.Config) { c.WorkersOnly = lane.workersOnly })
+			inside := 0
+			for _, b := range bombs(t) {
+				t.Run(b.name, func(t *testing.T) {
+					began := time.Now()
+					var res Result
+					rise := watch(func() { res = s.mustRun(t, Request{Code: b.code, Limits: b.limits}) })
+					if got := ending(res); got != b.end {
+						t.Errorf("ended %s, want %s: %v %+v", got, b.end, res.End, res.Failure)
+					}
+					if limited := res.End.Cause != bulkhead.CauseExited; limited && (res.End.Limit == 0 || res.End.Peak < res.End.Limit) {
+						t.Errorf("the evidence is a limit of %d and a peak of %d", res.End.Limit, res.End.Peak)
+					}
+					if rise > allowedRise {
+						t.Errorf("the server grew by %d MiB, allowed %d", rise>>20, int64(allowedRise)>>20)
+					}
+					if res.Reason == "" || strings.HasPrefix(res.Reason, "it runs") || strings.HasPrefix(res.Reason, "it allocates") {
+						inside++
+					}
+					t.Logf("%-12s %-10s %8v, server +%d MiB, run %d MiB: %s", ending(res), res.Lane,
+						time.Since(began).Round(time.Millisecond), rise>>20, res.Usage.PeakBytes>>20, res.Reason)
+					if res := s.mustRun(t, Request{Code: "1 + 1"}); string(res.Result) != "2" {
+						t.Errorf("after it, 1 + 1 is %s (%v)", res.Result, res.End)
+					}
+				})
+			}
+			t.Logf("%d began in process; %+v", inside, s.cfg.Pool.Stats())
+		})
+	}
+}
+
+// honest are the scripts that run beside bombs.
+var honest = []Request{
+	{Code: `({total: [1, 2, 3].map(x => x * 2).reduce((a, b) => a + b, 0)})`},
+	{Code: `const words = "the quick brown fox".split(" "); words.map(w => w[0].toUpperCase() + w.slice(1)).join(" ")`},
+	{Code: `const m = new Map(); for (let i = 0; i < 200; i++) m.set(i % 7, (m.get(i % 7) || 0) + i); [...m.values()]`},
+	{Code: `[...(function* () { for (let i = 0; i < 50; i++) yield i * i })()].length`},
+}
+
+// measureHonest runs n honest scripts, two at a time, and returns their times.
+func measureHonest(t *testing.T, s *Service, n int) []time.Duration {
+	t.Helper()
+	times := make([]time.Duration, n)
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					return
+				}
+				began := time.Now()
+				res, err := s.Execute(t.Context(), alice, honest[i%len(honest)], nil)
+				times[i] = time.Since(began)
+				if err != nil || res.End.Cause != bulkhead.CauseExited || res.End.ExitCode != 0 {
+					t.Errorf("honest script %d: %v, %v", i%len(honest), res.End, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return times
+}
+
+// spread returns the median and the 99th percentile of the times of the honest
+// scripts of one kind: those in process, or those in workers.
+func spread(times []time.Duration, workers bool) (p50, p99 time.Duration) {
+	var own []time.Duration
+	for i, d := range times {
+		if (i%len(honest) == len(honest)-1) == workers {
+			own = append(own, d)
+		}
+	}
+	slices.Sort(own)
+	return own[len(own)/2], own[len(own)*99/100]
+}
+
+// TestHonestBesideBombs keeps eight bombs going at once and runs honest scripts
+// beside them: every one of them must finish.
+func TestHonestBesideBombs(t *testing.T) {
+	s := newService(t, func(_ *Config, p *worker.Config) { p.Idle, p.Max = 4, 12 })
+	waitIdle(t, s, 4)
+	const runs = 2000
+	measureHonest(t, s, 200)
+	alone := measureHonest(t, s, runs)
+	list := bombs(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	var next, exploded atomic.Int64
+	for range 8 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				b := list[int(next.Add(7))%len(list)]
+				res, err := s.Execute(ctx, alice, Request{Code: b.code, Limits: engine.Limits{TimeMS: 400}, Priority: "low"}, nil)
+				if err == nil && res.End.Cause != "" {
+					exploded.Add(1)
+				}
+			}
+		})
+	}
+	var beside []time.Duration
+	rise := watch(func() {
+		beside = measureHonest(t, s, runs)
+	})
+	cancel()
+	wg.Wait()
+	for _, workers := range []bool{false, true} {
+		p50, p99 := spread(alone, workers)
+		q50, q99 := spread(beside, workers)
+		t.Logf("workers=%v: alone p50 %v p99 %v; beside bombs p50 %v p99 %v (%.1f ×)",
+			workers, p50, p99, q50, q99, float64(q99)/float64(p99))
+		// What a bomb in a worker must not do is slow down the server itself.
+		if floor := 25 * time.Millisecond; !workers && q99 > max(3*p99, floor) {
+			t.Errorf("p99 in process went from %v to %v", p99, q99)
+		}
+	}
+	t.Logf("%d bombs ended; server +%d MiB; %+v", exploded.Load(), rise>>20, s.cfg.Pool.Stats())
+	if rise > 10*engine.InProcessMemory*3/2 {
+		t.Errorf("the server grew by %d MiB", rise>>20)
+	}
+}
+
+// inSmallHost names the environment variable that says the test already runs in
+// its small cgroup.
+const inSmallHost = "BULKHEAD_TEST_SMALL_HOST"
+
+// TestSmallHost runs the corpus and the honest scripts again with 512 MiB for
+// everything: server, workers and all.
+func TestSmallHost(t *testing.T) {
+	if os.Getenv(inSmallHost) != "" {
+		t.Skip("this is the test in the small host")
+	}
+	testenv.Need(t, "root")
+	const mount = "/sys/fs/cgroup/memory"
+	_, err := os.Stat(mount + "/memory.limit_in_bytes")
+	testenv.Have(t, "cgroup1", err == nil, "no memory controller of cgroup version 1")
+	dir := filepath.Join(mount, "bulkhead-test-small-host")
+	if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.Remove(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.WriteFile(dir+"/memory.limit_in_bytes", []byte("512M"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// A shell moves itself in before it becomes the test.
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, dir,
+		os.Args[0], "-test.run", "^(TestBombs/server|TestHonestBesideBombs)$", "-test.v", "-test.timeout", "20m")
+	cmd.Env = append(os.Environ(), inSmallHost+"=1")
+	out, err := cmd.CombinedOutput()
+	peak, _ := os.ReadFile(dir + "/memory.max_usage_in_bytes")
+	kills, _ := os.ReadFile(dir + "/memory.oom_control")
+	t.Logf("peak %s of 536870912 bytes; %s", strings.TrimSpace(string(peak)), strings.Join(strings.Fields(string(kills)), " "))
+	if err != nil {
+		t.Errorf("in the small host: %v\n%s", err, out)
+	}
+	if !strings.Contains(string(out), "--- PASS: TestBombs") {
+		t.Errorf("the corpus did not run:\n%s", out)
+	}
+}
