@@ -8,6 +8,8 @@ import (
 	"time"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/bulkheadhq/bulkhead"
 )
 
 // line is one line of E2B's stream. Fields that are not set are left out.

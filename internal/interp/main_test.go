@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/testenv"
 )
 
@@ -132,6 +133,7 @@ type out struct {
 	Name      string         `json:"name"`
 	Value     string         `json:"value"`
 	Traceback string         `json:"traceback"`
+	End       *bulkhead.End  `json:"end"`
 	HTML      string         `json:"html"`
 	PNG       string         `json:"png"`
 	JSON      any            `json:"json"`

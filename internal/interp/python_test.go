@@ -321,6 +321,9 @@ func TestPythonKilled(t *testing.T) {
 	if o.err == nil || o.err.Name != "MemoryLimitExceeded" || o.stdout != "last words\n" {
 		t.Fatalf("lines are %+v, want the last words and MemoryLimitExceeded", o.lines)
 	}
+	if o.err.End == nil || o.err.End.Cause != bulkhead.CauseMemoryLimit || o.err.End.Limit != 100<<20 {
+		t.Errorf("the end is %+v, want the guard's verdict", o.err.End)
+	}
 	for _, want := range []string{"memory_limit", fmt.Sprint(100 << 20), fmt.Sprint(150 << 20)} {
 		if !strings.Contains(o.err.Value, want) {
 			t.Errorf("the error is %q, want %s in it", o.err.Value, want)

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
 	"github.com/google/go-cmp/cmp"
 )
@@ -403,6 +404,10 @@ func TestMeter(t *testing.T) {
 			r := &recorder{on: func(e Event) {
 				if e.Kind == EventError {
 					got = append(got, "!"+e.Name)
+					limited := e.End != nil && e.End.Cause == bulkhead.CauseOutputLimit && e.End.Limit == 10
+					if limited != (e.Name == "OutputLimitExceeded") {
+						t.Errorf("the end of %s is %+v", e.Name, e.End)
+					}
 				} else {
 					got = append(got, e.Text)
 				}

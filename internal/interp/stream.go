@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/bulkheadhq/bulkhead"
 )
 
 // keepalive is how often a silent stream says that it is alive, as E2B does.
@@ -168,7 +170,7 @@ func (m *meter) exceed(what string) {
 		m.failed = true
 		end := bulkhead.End{Cause: bulkhead.CauseOutputLimit, At: time.Now().UTC(), Limit: m.limit, Detail: what}
 		m.next.Emit(Event{
-			End: &end,
+			End:  &end,
 			Kind: EventError, Name: "OutputLimitExceeded",
 			Value: "output_limit: " + what + ". The execution was interrupted; its variables are kept.",
 		})
