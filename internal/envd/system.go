@@ -1,8 +1,6 @@
 package envd
 
 import (
-	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
+	"github.com/bulkheadhq/bulkhead/internal/envd/sysfile"
 )
 
 // maxSkew is how far the box's clock may be off before it is set.
@@ -71,7 +70,7 @@ func (s *System) apply(in boxrpc.Init, now time.Time) error {
 		try("write template id", s.write("/run/e2b/.E2B_TEMPLATE_ID", in.TemplateID))
 	}
 	if len(in.Seed) > 0 {
-		try("seed the kernel", s.seed(in.Seed))
+		try("seed the kernel", s.write("/dev/urandom", string(in.Seed)))
 	}
 	if skew := now.Sub(in.Timestamp).Abs(); !in.Timestamp.IsZero() && skew > maxSkew && s.SetClock != nil {
 		try("set clock", s.SetClock(in.Timestamp))
@@ -83,12 +82,12 @@ func (s *System) apply(in boxrpc.Init, now time.Time) error {
 // mount, and makes its directory if need be.
 func (s *System) write(path, content string) error {
 	path = filepath.Join(s.Root, path)
-	err := os.WriteFile(path, []byte(content), 0o644) //nolint:gosec // everybody in the box reads it
+	err := sysfile.Write(path, []byte(content), 0o644)
 	if errors.Is(err, os.ErrNotExist) {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // as above
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // everybody in the box reads it
 			return err
 		}
-		return os.WriteFile(path, []byte(content), 0o644) //nolint:gosec // as above
+		return sysfile.Write(path, []byte(content), 0o644)
 	}
 	return err
 }
@@ -98,19 +97,17 @@ const hostsMark = " # this sandbox"
 
 // writeHosts gives the host name an address and leaves the other lines alone.
 func (s *System) writeHosts(hostname string) error {
-	old, err := os.ReadFile(filepath.Join(s.Root, "/etc/hosts"))
+	old, err := sysfile.Read(filepath.Join(s.Root, "/etc/hosts"), maxHosts)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	if len(old) > maxHosts {
-		return fmt.Errorf("the file has %d bytes; at most %d are allowed", len(old), maxHosts)
+	if len(old) == maxHosts {
+		return fmt.Errorf("the file has %d bytes or more", len(old))
 	}
 	var hosts strings.Builder
 	localhost := false
-	lines := bufio.NewScanner(bytes.NewReader(old))
-	lines.Buffer(nil, maxHosts)
-	for lines.Scan() {
-		line := lines.Text()
+	for line := range strings.Lines(string(old)) {
+		line = strings.TrimSuffix(line, "\n")
 		if strings.HasSuffix(line, hostsMark) {
 			continue
 		}
@@ -122,14 +119,4 @@ func (s *System) writeHosts(hostname string) error {
 	}
 	hosts.WriteString("127.0.1.1\t" + hostname + hostsMark + "\n")
 	return s.write("/etc/hosts", hosts.String())
-}
-
-// seed mixes seed into the kernel's random numbers.
-func (s *System) seed(seed []byte) error {
-	f, err := os.OpenFile(filepath.Join(s.Root, "/dev/urandom"), os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(seed)
-	return errors.Join(err, f.Close())
 }

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/bulkheadhq/bulkhead/internal/envd/sysfile"
 )
 
 // maxVirtual bounds the contents of a file that says it is empty and is not,
@@ -64,7 +66,7 @@ func (s *Service) download(w http.ResponseWriter, r *http.Request) error {
 // openRegular opens the regular file at path with flag. Opening something else
 // never blocks and is an error.
 func openRegular(path string, flag int) (*os.File, os.FileInfo, error) {
-	f, err := os.OpenFile(path, flag|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0o666)
+	f, err := sysfile.Open(path, flag|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0o666)
 	switch statusOf(err) {
 	case http.StatusNotFound:
 		return nil, nil, httpErrorf(http.StatusNotFound, "path '%s' does not exist", path)

@@ -87,7 +87,7 @@ func (s *Service) Stat(_ context.Context, req *connect.Request[filesystempb.Stat
 
 // entry is describe with an answer for its error.
 func (s *Service) entry(path string) (*filesystempb.EntryInfo, error) {
-	entry, err := describe(path, path, s.cfg.Box.Accounts().Names())
+	entry, err := describe(path, path, s.cfg.Box.Names())
 	if err != nil {
 		return nil, failure("file", path, err)
 	}
@@ -106,7 +106,7 @@ func (s *Service) ListDir(ctx context.Context, req *connect.Request[filesystempb
 		return nil, err
 	}
 	depth := int(max(1, req.Msg.GetDepth()))
-	names := s.cfg.Box.Accounts().Names()
+	names := s.cfg.Box.Names()
 	var entries []*filesystempb.EntryInfo
 	err = filepath.WalkDir(real, func(p string, d fs.DirEntry, err error) error {
 		switch {

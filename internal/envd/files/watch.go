@@ -31,7 +31,7 @@ func (s *Service) WatchDir(ctx context.Context, req *connect.Request[filesystemp
 	if err != nil {
 		return err
 	}
-	w, err := newWatcher(path, req.Msg, s.cfg.Box.Accounts())
+	w, err := newWatcher(path, req.Msg, s.cfg.Box)
 	if err != nil {
 		return err
 	}
@@ -167,7 +167,7 @@ func (s *Service) CreateWatcher(_ context.Context, req *connect.Request[filesyst
 	if len(s.watchers) >= maxPolled {
 		return nil, errorf(connect.CodeResourceExhausted, "there are %d watchers, the most allowed; remove one", len(s.watchers))
 	}
-	w, err := newWatcher(path, req.Msg, s.cfg.Box.Accounts())
+	w, err := newWatcher(path, req.Msg, s.cfg.Box)
 	if err != nil {
 		return nil, err
 	}

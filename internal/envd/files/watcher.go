@@ -32,7 +32,7 @@ type watcher struct {
 	root      string
 	recursive bool
 	entries   bool
-	accounts  ident.Accounts
+	box       *ident.Box
 	// watched counts directories; announced are entries of new directories that
 	// were reported before the kernel did.
 	watched   int
@@ -40,7 +40,7 @@ type watcher struct {
 }
 
 // newWatcher watches the directory at path. The error is an answer.
-func newWatcher(path string, req watchRequest, accounts ident.Accounts) (*watcher, error) {
+func newWatcher(path string, req watchRequest, box *ident.Box) (*watcher, error) {
 	if _, err := directory(path); err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func newWatcher(path string, req watchRequest, accounts ident.Accounts) (*watche
 	}
 	w := &watcher{
 		notify: notify, root: path, recursive: req.GetRecursive(), entries: req.GetIncludeEntry(),
-		accounts: accounts, announced: make(map[string]bool),
+		box: box, announced: make(map[string]bool),
 	}
 	if err := w.add(path, nil); err != nil {
 		w.close()
@@ -178,7 +178,7 @@ func (w *watcher) event(path string, kind filesystempb.EventType) *filesystempb.
 	}
 	e := &filesystempb.FilesystemEvent{Name: text(rel), Type: kind}
 	if w.entries {
-		if entry, err := describe(path, path, w.accounts.Names()); err == nil {
+		if entry, err := describe(path, path, w.box.Names()); err == nil {
 			e.Entry = entry
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -69,10 +70,11 @@ const maxVerdicts = 256
 
 // Guard watches one box. See [New].
 type Guard struct {
-	cfg  Config
-	jobs chan func()
-	wake chan struct{}
-	done chan struct{}
+	cfg   Config
+	jobs  chan func()
+	wake  chan struct{}
+	ready chan struct{} // closed when group is settled
+	done  chan struct{}
 
 	mu       sync.Mutex
 	limits   Limits
@@ -97,7 +99,7 @@ func New(cfg Config) (*Guard, error) {
 		cfg.Proc = "/proc"
 	}
 	return &Guard{
-		cfg: cfg, jobs: make(chan func()), wake: make(chan struct{}, 1), done: make(chan struct{}),
+		cfg: cfg, jobs: make(chan func()), wake: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}),
 		watched: make(map[int]int), verdicts: make(map[int]bulkhead.End),
 	}, nil
 }
@@ -132,12 +134,14 @@ func (g *Guard) spawn(ctx context.Context) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer close(g.done)
+	group := g.enterGroup()
+	g.mu.Lock()
+	g.group = group
+	g.mu.Unlock()
+	close(g.ready)
 	for {
 		select {
 		case <-ctx.Done():
-			g.mu.Lock()
-			group := g.group
-			g.mu.Unlock()
 			if group != nil {
 				if err := group.leave(); err != nil {
 					g.cfg.Log.Warn("spawning thread stays in the pids group", slog.Any("error", err))
@@ -148,6 +152,25 @@ func (g *Guard) spawn(ctx context.Context) {
 			job()
 		}
 	}
+}
+
+// enterGroup makes the pids group and moves the calling thread into it, or
+// returns nil where the box cannot have one.
+func (g *Guard) enterGroup() *pidsGroup {
+	if g.cfg.CgroupDir == "" {
+		return nil
+	}
+	group, err := mountPids(g.cfg.CgroupDir)
+	if err == nil {
+		if err = group.enter(); err != nil {
+			err = errors.Join(err, group.close())
+		}
+	}
+	if err != nil {
+		g.cfg.Log.Info("no pids controller; tasks are counted", slog.Any("error", err))
+		return nil
+	}
+	return group
 }
 
 // close gives the pids controller back, and waits a moment for programs that
@@ -192,9 +215,11 @@ func (g *Guard) Start(cmd *exec.Cmd) (*Watch, error) {
 		return nil, err
 	}
 	pid := cmd.Process.Pid
-	// Should the kernel run out of the box's memory first, it takes a program and
-	// not envd. It may have ended already, and gVisor takes no notice.
-	_ = os.WriteFile(filepath.Join(g.cfg.Proc, strconv.Itoa(pid), "oom_score_adj"), []byte("500"), 0)
+	if _, ok := g.cfg.Meter.(sentryMeter); !ok {
+		// Should the kernel run out of the box's memory first, it takes a program
+		// and not envd. gVisor's kernel takes none. The program may have ended.
+		_ = os.WriteFile(filepath.Join(g.cfg.Proc, strconv.Itoa(pid), "oom_score_adj"), []byte("500"), 0)
+	}
 	return g.Watch(pid), nil
 }
 
@@ -306,54 +331,47 @@ func (g *Guard) Limits() Limits {
 	return g.limits
 }
 
-// SetLimits puts l in force. Programs that run already are bounded too. Where
-// the box cannot have a pids controller of its own the tasks are only counted.
+// SetLimits puts l in force. Programs that run already are bounded too. It blocks
+// until [Guard.Run] runs.
 func (g *Guard) SetLimits(l Limits) error {
 	if l.MemoryBytes < 0 || l.Pids < 0 {
 		return bulkhead.Errorf(bulkhead.CodeInvalid, "limits are %+v; none may be negative", l)
+	}
+	select {
+	case <-g.ready:
+	case <-g.done:
+		return errClosed
 	}
 	g.mu.Lock()
 	g.limits = l
 	group := g.group
 	g.mu.Unlock()
-	if group == nil && l.Pids > 0 && g.cfg.CgroupDir != "" {
-		made, err := g.makeGroup()
-		if err != nil {
-			g.cfg.Log.Info("no pids controller; tasks are counted", slog.Any("error", err))
-		} else {
-			group = made
-		}
-	}
 	if group != nil {
-		if err := group.setMax(l.Pids); err != nil {
+		if err := errors.Join(group.setMax(l.Pids), g.gather(group)); err != nil {
 			return fmt.Errorf("set limits: %w", err)
 		}
 	}
-	g.mu.Lock()
-	g.group = group
-	g.mu.Unlock()
 	g.nudge()
 	return nil
 }
 
-// makeGroup mounts the pids controller and moves the spawning thread and all
-// programs into a group of their own.
-func (g *Guard) makeGroup() (*pidsGroup, error) {
-	group, err := mountPids(g.cfg.CgroupDir)
-	if err != nil {
-		return nil, err
-	}
-	if err := g.onSpawner(group.enter); err != nil {
-		return nil, errors.Join(err, group.close())
+// gather moves programs into the group that the guard did not start.
+func (g *Guard) gather(group *pidsGroup) error {
+	strays, err := group.strays()
+	if err != nil || len(strays) == 0 {
+		return err
 	}
 	all, err := proctree.List(g.cfg.Proc)
 	if err != nil {
-		return nil, errors.Join(err, group.close())
+		return err
 	}
 	for _, p := range proctree.Descendants(all, os.Getpid()) {
-		if err := group.add(p.Pid); err != nil {
+		if !slices.Contains(strays, p.Pid) {
+			continue
+		}
+		if err := group.add(p.Pid); err != nil { // it may have ended
 			g.cfg.Log.Info("program stays outside the pids controller", slog.Int("pid", p.Pid), slog.Any("error", err))
 		}
 	}
-	return group, nil
+	return nil
 }

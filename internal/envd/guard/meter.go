@@ -4,11 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bulkheadhq/bulkhead/internal/envd/sysfile"
 )
 
 // Usage is what the whole box uses.
@@ -79,7 +80,7 @@ func (m cgroupMeter) Measure() (Usage, error) {
 	if err != nil {
 		return Usage{}, fmt.Errorf("measure box: %w", err)
 	}
-	stat, err := os.ReadFile(m.stat)
+	stat, err := sysfile.Read(m.stat, maxStat)
 	if err != nil {
 		return Usage{}, fmt.Errorf("measure box: %w", err)
 	}
@@ -98,9 +99,12 @@ func (m cgroupMeter) Measure() (Usage, error) {
 	return Usage{Memory: max(0, memory), Tasks: tasks}, nil
 }
 
+// maxStat bounds a memory.stat, in bytes.
+const maxStat = 64 << 10
+
 // readNumber reads a file that holds one number.
 func readNumber(path string) (int64, error) {
-	text, err := os.ReadFile(path)
+	text, err := sysfile.Read(path, 64)
 	if err != nil {
 		return 0, err
 	}

@@ -6,13 +6,19 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bulkheadhq/bulkhead/internal/envd/sysfile"
 )
 
 // groupName begins the name of the group below the mount that programs are in;
 // the rest is envd's pid, so that two on one machine do not share one.
 const groupName = "bulkhead-programs-"
+
+// maxProcs bounds the list of a group's processes, in bytes.
+const maxProcs = 1 << 20
 
 // pidsGroup is a group of the pids controller, version 1, which gVisor gives
 // every box: the kernel itself refuses one task too many there.
@@ -64,6 +70,22 @@ func (p *pidsGroup) leave() error {
 	return root.enter()
 }
 
+// strays are the pids that are in the root group, where programs of a box are
+// only when something else than the guard started them.
+func (p *pidsGroup) strays() ([]int, error) {
+	text, err := sysfile.Read(filepath.Join(p.mount, "cgroup.procs"), maxProcs)
+	if err != nil {
+		return nil, fmt.Errorf("read root group: %w", err)
+	}
+	var pids []int
+	for field := range strings.FieldsSeq(string(text)) {
+		if pid, err := strconv.Atoi(field); err == nil && pid != os.Getpid() {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
+}
+
 // add moves all threads of pid into the group.
 func (p *pidsGroup) add(pid int) error { return p.write("cgroup.procs", int64(pid)) }
 
@@ -90,7 +112,7 @@ func (p *pidsGroup) write(file string, n int64) error {
 }
 
 func (p *pidsGroup) writeText(file, text string) error {
-	f, err := os.OpenFile(filepath.Join(p.dir, file), os.O_WRONLY, 0)
+	f, err := sysfile.Open(filepath.Join(p.dir, file), os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", file, err)
 	}

@@ -27,7 +27,7 @@ const DefaultUser = "user"
 
 // Box is the identity of a box. The zero value is not ready; see [New].
 type Box struct {
-	accounts Accounts
+	accounts *accounts
 	path     string
 
 	mu    sync.RWMutex
@@ -37,7 +37,7 @@ type Box struct {
 
 // New returns a box that is not leased yet. path is the PATH of its processes.
 func New(accounts Accounts, path string) *Box {
-	return &Box{accounts: accounts, path: path}
+	return &Box{accounts: newAccounts(accounts), path: path}
 }
 
 // Bind gives the box the identity in in, which must be valid, in place of the
@@ -70,8 +70,8 @@ func (b *Box) Holds(token string) bool {
 	return in.AccessToken != "" && subtle.ConstantTimeCompare([]byte(in.AccessToken), []byte(token)) == 1
 }
 
-// Accounts are the users of the box.
-func (b *Box) Accounts() Accounts { return b.accounts }
+// Names are the users and groups of the box as they are now.
+func (b *Box) Names() Names { return b.accounts.names() }
 
 // UserError says that there is no user of that name.
 type UserError struct{ Name string }
@@ -91,7 +91,7 @@ func (b *Box) User(name string) (User, error) {
 	if !boxrpc.ValidUser(name) {
 		return User{}, &UserError{Name: name}
 	}
-	u, err := b.accounts.User(name)
+	u, err := b.accounts.user(name)
 	if err != nil {
 		return User{}, &UserError{Name: name}
 	}

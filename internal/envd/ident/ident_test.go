@@ -32,12 +32,13 @@ func accounts(t testing.TB) ident.Accounts {
 
 func TestAccounts(t *testing.T) {
 	a := accounts(t)
+	b := ident.New(a, "/bin")
 	for _, want := range []ident.User{
 		{Name: "root", Home: "/root"},
 		{Name: "user", UID: 1000, GID: 1000, Groups: []uint32{27, 44}, Home: "/home/user"},
 		{Name: "homeless", UID: 7, GID: 8, Home: "/"},
 	} {
-		got, err := a.User(want.Name)
+		got, err := b.User(want.Name)
 		if err != nil {
 			t.Error(err)
 		}
@@ -45,26 +46,41 @@ func TestAccounts(t *testing.T) {
 			t.Error(diff)
 		}
 	}
-	for _, name := range []string{"none", "short", "bad", "# comment", ""} {
-		if u, err := a.User(name); err == nil {
-			t.Errorf("User(%q) = %v", name, u)
+	var unknown *ident.UserError
+	for _, name := range []string{"none", "short", "bad", "# comment", "a:b", strings.Repeat("x", 40)} {
+		if u, err := b.User(name); !errors.As(err, &unknown) || unknown.Name != name {
+			t.Errorf("User(%q) = %v, %v", name, u, err)
 		}
 	}
-	if _, err := (ident.Accounts{Passwd: "/no/such"}).User("root"); !errors.Is(err, os.ErrNotExist) {
+	if _, err := ident.New(ident.Accounts{Passwd: "/no/such"}, "").User("root"); !errors.As(err, &unknown) {
 		t.Errorf("without a file: %v", err)
 	}
-	names := a.Names()
+	names := b.Names()
 	for _, test := range []struct{ got, want string }{
 		{names.User(1000), "user"},
 		{names.User(0), "root"},
 		{names.User(4242), "4242"},
 		{names.Group(27), "sudo"},
 		{names.Group(4242), "4242"},
-		{ident.Accounts{Passwd: "/no/such", Group: "/no/such"}.Names().User(0), "0"},
+		{ident.New(ident.Accounts{Passwd: "/no/such", Group: "/no/such"}, "").Names().User(0), "0"},
 	} {
 		if test.got != test.want {
 			t.Errorf("name = %q; want %q", test.got, test.want)
 		}
+	}
+	// A user who is added is known at once.
+	f, err := os.OpenFile(a.Passwd, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString("later:x:77:77::/later:/bin/sh\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if u, err := b.User("later"); err != nil || u.UID != 77 {
+		t.Errorf("User(later) = %v, %v", u, err)
 	}
 }
 

@@ -1,15 +1,18 @@
 package ident
 
 import (
-	"bufio"
 	"cmp"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bulkheadhq/bulkhead/internal/envd/sysfile"
 )
 
 // maxAccountsBytes bounds what is read of a passwd or group file.
@@ -27,63 +30,65 @@ type User struct {
 	Home string
 }
 
-// Accounts reads users and groups from two files in the format of passwd(5) and
-// group(5). Each call reads the files anew, since programs in the box change
-// them. The zero value reads /etc/passwd and /etc/group.
+// Accounts are the paths of two files in the format of passwd(5) and group(5).
 type Accounts struct {
-	// Passwd and Group are the paths of the files.
+	// Passwd and Group are the paths; "" means /etc/passwd and /etc/group.
 	Passwd, Group string
 }
 
-// User returns the user with the given name. The error is an
-// *[os.PathError] when the file cannot be read, else says there is no such user.
-func (a Accounts) User(name string) (User, error) {
-	var found *User
-	err := eachLine(cmp.Or(a.Passwd, "/etc/passwd"), 7, func(f []string) bool {
-		uid, uidErr := strconv.ParseUint(f[2], 10, 32)
-		gid, gidErr := strconv.ParseUint(f[3], 10, 32)
-		if f[0] != name || uidErr != nil || gidErr != nil {
-			return true
-		}
-		found = &User{Name: name, UID: uint32(uid), GID: uint32(gid), Home: filepath.Clean(cmp.Or(f[5], "/"))}
-		return false
-	})
+// accounts reads users and groups. Programs in the box change the files, so each
+// question looks whether they did.
+type accounts struct{ passwd, group table }
+
+func newAccounts(a Accounts) *accounts {
+	return &accounts{
+		passwd: table{path: cmp.Or(a.Passwd, "/etc/passwd"), fields: 7},
+		group:  table{path: cmp.Or(a.Group, "/etc/group"), fields: 4},
+	}
+}
+
+// user returns the user with the given name.
+func (a *accounts) user(name string) (User, error) {
+	lines, err := a.passwd.lines()
 	if err != nil {
 		return User{}, fmt.Errorf("look up user: %w", err)
 	}
-	if found == nil {
+	i := slices.IndexFunc(lines, func(l line) bool { return l.name == name && l.gidOK })
+	if i < 0 {
 		return User{}, fmt.Errorf("no user %.64q", name)
 	}
-	// A box without a group file has no supplementary groups.
-	_ = eachLine(cmp.Or(a.Group, "/etc/group"), 4, func(f []string) bool {
-		gid, err := strconv.ParseUint(f[2], 10, 32)
-		if err == nil && uint32(gid) != found.GID && slices.Contains(strings.Split(f[3], ","), name) {
-			found.Groups = append(found.Groups, uint32(gid))
+	u := User{Name: name, UID: lines[i].id, GID: lines[i].gid, Home: filepath.Clean(cmp.Or(lines[i].home, "/"))}
+	groups, err := a.group.lines()
+	if err != nil {
+		return u, nil //nolint:nilerr // a box without a group file has no supplementary groups
+	}
+	for _, g := range groups {
+		if g.id != u.GID && slices.Contains(g.members, name) {
+			u.Groups = append(u.Groups, g.id)
 		}
-		return true
-	})
-	return *found, nil
+	}
+	return u, nil
 }
 
 // Names maps user and group numbers to names, as one reading of both files.
 type Names struct{ users, groups map[uint32]string }
 
-// Names reads both files. What cannot be read is left out.
-func (a Accounts) Names() Names {
-	read := func(path string, fields int) map[uint32]string {
+// names reads both files. What cannot be read is left out.
+func (a *accounts) names() Names {
+	read := func(t *table) map[uint32]string {
 		names := make(map[uint32]string)
-		// A number without a name is shown as a number.
-		_ = eachLine(path, fields, func(f []string) bool {
-			if id, err := strconv.ParseUint(f[2], 10, 32); err == nil {
-				if _, taken := names[uint32(id)]; !taken {
-					names[uint32(id)] = f[0]
-				}
+		lines, err := t.lines()
+		if err != nil {
+			return names // a number without a name is shown as a number
+		}
+		for _, l := range lines {
+			if _, taken := names[l.id]; !taken {
+				names[l.id] = l.name
 			}
-			return true
-		})
+		}
 		return names
 	}
-	return Names{users: read(cmp.Or(a.Passwd, "/etc/passwd"), 7), groups: read(cmp.Or(a.Group, "/etc/group"), 4)}
+	return Names{users: read(&a.passwd), groups: read(&a.group)}
 }
 
 // User returns the name of a user number, or the number in digits.
@@ -99,22 +104,66 @@ func named(names map[uint32]string, id uint32) string {
 	return strconv.FormatUint(uint64(id), 10)
 }
 
-// eachLine calls f with the colon-separated fields of every line that has as
-// many as it should, until f returns false.
-func eachLine(path string, fields int, f func([]string) bool) error {
-	file, err := os.Open(path)
+// line is one line of either file; some fields are of one kind only.
+type line struct {
+	name    string
+	id      uint32
+	gid     uint32 // passwd
+	gidOK   bool
+	home    string   // passwd
+	members []string // group
+}
+
+// table is one of the files, read again when it has changed.
+type table struct {
+	path   string
+	fields int
+
+	mu     sync.Mutex
+	stamp  stamp
+	parsed []line
+}
+
+// stamp tells one version of a file from the next.
+type stamp struct {
+	inode, device, size uint64
+	modified, changed   unix.Timespec
+}
+
+// lines returns the lines that have as many fields as they should and a number.
+// The caller must not change them.
+func (t *table) lines() ([]line, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(t.path, &st); err != nil {
+		return nil, &os.PathError{Op: "stat", Path: t.path, Err: err}
+	}
+	now := stamp{st.Ino, st.Dev, uint64(st.Size), st.Mtim, st.Ctim} //nolint:gosec // not negative
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.stamp == now {
+		return t.parsed, nil
+	}
+	text, err := sysfile.Read(t.path, maxAccountsBytes)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer file.Close()
-	lines := bufio.NewScanner(io.LimitReader(file, maxAccountsBytes))
-	for lines.Scan() {
-		line := lines.Text()
-		if parts := strings.Split(line, ":"); len(parts) == fields && !strings.HasPrefix(line, "#") {
-			if !f(parts) {
-				return nil
-			}
+	t.stamp, t.parsed = now, nil
+	for raw := range strings.Lines(string(text)) {
+		f := strings.Split(strings.TrimSuffix(raw, "\n"), ":")
+		if len(f) != t.fields || strings.HasPrefix(raw, "#") {
+			continue
 		}
+		id, err := strconv.ParseUint(f[2], 10, 32)
+		if err != nil {
+			continue
+		}
+		l := line{name: f[0], id: uint32(id)}
+		if t.fields == 4 {
+			l.members = strings.Split(f[3], ",")
+		} else if gid, err := strconv.ParseUint(f[3], 10, 32); err == nil {
+			l.gid, l.gidOK, l.home = uint32(gid), true, f[5]
+		}
+		t.parsed = append(t.parsed, l)
 	}
-	return lines.Err()
+	return t.parsed, nil
 }

@@ -10,11 +10,12 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/bulkheadhq/bulkhead/internal/envd/sysfile"
 )
 
 // Process is one line of the process table.
@@ -31,8 +32,12 @@ type Process struct {
 	Name string
 }
 
-// maxProcesses bounds one reading of the process table.
-const maxProcesses = 1 << 17
+// The bounds of one reading of the process table: how many processes, and how
+// many bytes on each.
+const (
+	maxProcesses = 1 << 17
+	maxStat      = 4096
+)
 
 // List returns the processes under the mounted proc, "/proc" outside tests.
 // Processes that end meanwhile are left out.
@@ -51,7 +56,7 @@ func List(proc string) ([]Process, error) {
 		if name[0] < '0' || name[0] > '9' {
 			continue
 		}
-		stat, err := os.ReadFile(filepath.Join(proc, name, "stat"))
+		stat, err := sysfile.Read(proc+"/"+name+"/stat", maxStat)
 		if err != nil {
 			continue // it has ended
 		}
