@@ -83,6 +83,7 @@ func TestJudge(t *testing.T) {
 		{"processor", func(f *Facts) { f.Machine = "riscv64" }, map[string]Status{"processor": Fail}},
 		{"user", func(f *Facts) { f.UID = 1000 }, map[string]Status{"root": Fail}},
 		{"capabilities", func(f *Facts) { f.Capabilities &^= 1 << 12 }, map[string]Status{"root": Fail}},
+		{"mounts", func(f *Facts) { f.OwnMounts = true }, map[string]Status{"mount table": Warn}},
 		{"memory", func(f *Facts) { f.Memory.Available = 500 << 20 }, map[string]Status{"memory": Warn}},
 		{"memory unreadable", func(f *Facts) { f.MemoryErr = broken }, map[string]Status{"memory": Warn}},
 		{"no cgroups", func(f *Facts) { f.Layout = cgroup.Layout{Mode: cgroup.ModeNone} }, map[string]Status{

@@ -21,6 +21,10 @@ type Facts struct {
 	Memory    cgroup.HostMem
 	MemoryErr error
 
+	// OwnMounts says that this process has a mount table of its own, other than
+	// that of process 1.
+	OwnMounts bool
+
 	// Layout is where the control groups are.
 	Layout    cgroup.Layout
 	LayoutErr error

@@ -101,6 +101,15 @@ func (j *judge) machine() {
 	j.add("root", when(f.UID != 0 || len(missing) > 0, Fail), found, "effective user and capabilities of this process",
 		problem{"all sandboxes: network, groups and mounts need root", "run as root, in no container or in a privileged one"})
 
+	mounts := "shared with process 1"
+	if f.OwnMounts {
+		mounts = "private to this process"
+	}
+	j.add("mount table", when(f.OwnMounts, Warn), mounts, "/proc/self/ns/mnt against /proc/1/ns/mnt", problem{
+		"sandboxes that outlive a restart of the server: their network slots are found by mounts",
+		"in the systemd unit, no PrivateTmp, ProtectSystem, ReadWritePaths or other option that makes a mount namespace",
+	})
+
 	if f.MemoryErr != nil {
 		j.add("memory", Warn, oneLine(f.MemoryErr), "/proc/meminfo", problem{"admission by free memory", "mount /proc"})
 		return

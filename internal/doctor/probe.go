@@ -54,6 +54,9 @@ func Probe(ctx context.Context, d Deps) Facts {
 	}
 	f.Capabilities = d.capabilities()
 	f.Memory, f.MemoryErr = cgroup.HostMemory()
+	own, ownErr := os.Readlink("/proc/self/ns/mnt")
+	first, firstErr := os.Readlink("/proc/1/ns/mnt")
+	f.OwnMounts = ownErr == nil && firstErr == nil && own != first
 	f.groups(ctx)
 	f.network(d)
 	f.disk(d)

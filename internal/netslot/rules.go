@@ -63,9 +63,10 @@ func distinct(in []netip.Prefix) []netip.Prefix {
 }
 
 // special are the IPv4 ranges that are not public, after IANA's registry of
-// special-purpose addresses, with multicast and the reserved last /4.
+// special-purpose addresses, with multicast, the reserved last /4 and the one
+// public address at which a cloud (Azure) gives secrets to its machines.
 var special = []string{
-	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
+	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "168.63.129.16/32", "169.254.0.0/16", "172.16.0.0/12",
 	"192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16",
 	"192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
 }

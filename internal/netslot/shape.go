@@ -107,12 +107,13 @@ func (a *Allocator) detour(n int) (link netlink.Link, fresh bool, err error) {
 	return ifb, true, nil
 }
 
-// bucket is a token bucket of the given rate. It holds 5 ms worth of traffic,
-// at least one unsegmented packet of 64 KiB, and queues 50 ms worth.
+// bucket is a token bucket of the given rate. It holds 5 ms worth of traffic and
+// queues 50 ms worth; at low rates at least ten packets and twenty, so that TCP
+// still works. Larger unsegmented packets are cut by the kernel.
 func bucket(link int, kbps int64) *netlink.Tbf {
 	rate := uint64(kbps) * 1000 / 8 //nolint:gosec // checked range
-	burst := min(max(rate/200, 64<<10), 64<<20)
-	queue := min(max(rate/20, 128<<10), 256<<20)
+	burst := min(max(rate/200, 16<<10), 64<<20)
+	queue := min(max(rate/20, 32<<10), 256<<20)
 	return &netlink.Tbf{
 		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
 		Rate:       rate,

@@ -146,7 +146,7 @@ func TestBandwidth(t *testing.T) {
 	a := l.allocator(t, l.config(t))
 	s := acquire(t, a)
 	echo(t, s.Path(), "0.0.0.0:8080")
-	for _, kbps := range []int64{8_000, 80_000} {
+	for _, kbps := range []int64{4_000, 40_000, 400_000} {
 		must(t, s.SetBandwidth(kbps))
 		for _, dir := range []string{"to box", "from box"} {
 			from, to := l.host, s.Path()
