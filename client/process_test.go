@@ -277,7 +277,7 @@ func TestSandboxEndsUnderAProcess(t *testing.T) {
 	srv = &fakeserver.Server{Box: func(sb bulkhead.Sandbox, _ int) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			ctx, cut := context.WithCancel(r.Context())
-			envd.ServeHTTP(&cutAfter{ResponseWriter: w, cut: func() {
+			envd.ServeHTTP(&began{ResponseWriter: w, on: "b25lCg==", then: func() { // "one\n"
 				srv.End(sb.ID, want)
 				cut()
 			}}, r.WithContext(ctx))
@@ -299,22 +299,3 @@ func TestSandboxEndsUnderAProcess(t *testing.T) {
 	_, err = sb.Start(t.Context(), client.Command{Path: "true"})
 	wantCode(t, err, bulkhead.CodeNotFound)
 }
-
-// cutAfter calls cut once output of a program was written.
-type cutAfter struct {
-	http.ResponseWriter
-	cut func()
-}
-
-func (c *cutAfter) Write(p []byte) (int, error) {
-	n, err := c.ResponseWriter.Write(p)
-	if bytes.Contains(p, []byte("b25lCg==")) { // "one\n"
-		_ = http.NewResponseController(c.ResponseWriter).Flush()
-		c.cut()
-	}
-	return n, err
-}
-
-func (c *cutAfter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
-
-func (c *cutAfter) Flush() { _ = http.NewResponseController(c.ResponseWriter).Flush() }

@@ -3,6 +3,7 @@ package client_test
 import (
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/bulkheadhq/bulkhead"
@@ -50,16 +51,17 @@ func TestSilentEnd(t *testing.T) {
 	}
 }
 
-// began calls then once something was written.
+// began calls then once something that holds on was written.
 type began struct {
 	http.ResponseWriter
+	on   string
 	then func()
 }
 
 func (b *began) Write(p []byte) (int, error) {
 	n, err := b.ResponseWriter.Write(p)
-	_ = http.NewResponseController(b.ResponseWriter).Flush()
-	if b.then != nil {
+	if b.then != nil && strings.Contains(string(p), b.on) {
+		b.Flush()
 		b.then()
 		b.then = nil
 	}
@@ -67,3 +69,5 @@ func (b *began) Write(p []byte) (int, error) {
 }
 
 func (b *began) Flush() { _ = http.NewResponseController(b.ResponseWriter).Flush() }
+
+func (b *began) Unwrap() http.ResponseWriter { return b.ResponseWriter }

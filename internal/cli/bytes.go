@@ -2,18 +2,23 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/dustin/go-humanize"
 )
 
-// Bytes is a size on the command line: "512MiB", "2GB", or a plain number of MiB.
+// Bytes is a size on the command line: "512MiB", "512M", which is the same, "2GB",
+// or a plain number of MiB.
 type Bytes uint64
 
 // UnmarshalText reads a size.
 func (b *Bytes) UnmarshalText(text []byte) error {
 	s := string(text)
-	if s != "" && s[len(s)-1] >= '0' && s[len(s)-1] <= '9' {
+	switch last := s[max(len(s)-1, 0):]; {
+	case last >= "0" && last <= "9":
 		s += "MiB"
+	case strings.Contains("KMGTkmgt", last) && last != "":
+		s += "iB"
 	}
 	n, err := humanize.ParseBytes(s)
 	if err != nil {

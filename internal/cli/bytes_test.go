@@ -1,0 +1,24 @@
+package cli_test
+
+import (
+	"testing"
+
+	"github.com/bulkheadhq/bulkhead/internal/cli"
+)
+
+func TestBytes(t *testing.T) {
+	for text, want := range map[string]int64{
+		"1": 1, "512": 512, "512M": 512, "512MiB": 512, "512 mib": 512, "2g": 2048, "2GiB": 2048, "1GB": 954, "1500KiB": 2, "1T": 1 << 20,
+	} {
+		var b cli.Bytes
+		if err := b.UnmarshalText([]byte(text)); err != nil || b.MiB() != want {
+			t.Errorf("%q is %d MiB, %v; want %d", text, b.MiB(), err, want)
+		}
+	}
+	for _, text := range []string{"", "M", "lots", "-1", "1K", "0", "1e99GiB", "99999999999TiB", "1 2"} {
+		var b cli.Bytes
+		if err := b.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is taken for %d bytes", text, b)
+		}
+	}
+}
