@@ -93,6 +93,10 @@ func New(cfg Config) (*Tree, error) {
 			return nil, fmt.Errorf("make root group: %w", err)
 		}
 	}
+	if t.layout.Mode == ModeHybrid && !canCloneInto(filepath.Join(t.layout.V2, t.root)) {
+		_ = os.Remove(filepath.Join(t.layout.V2, t.root)) // the v1 groups do without
+		t.layout.V2 = ""
+	}
 	swapFile := "memory.memsw.limit_in_bytes"
 	if t.layout.Mode == ModeV2 {
 		if err := t.delegate(); err != nil {
@@ -238,7 +242,7 @@ func (t *Tree) Reap(ctx context.Context, inUse func(name string) bool) ([]string
 			errs = append(errs, err)
 			continue
 		}
-		t.log.Info("removed a cgroup that nobody owns", "cgroup", name)
+		t.log.InfoContext(ctx, "removed a cgroup that nobody owns", "cgroup", name)
 		removed = append(removed, name)
 	}
 	return removed, errors.Join(errs...)

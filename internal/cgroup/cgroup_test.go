@@ -94,7 +94,7 @@ func tree(t testing.TB) *Tree {
 	})
 	must(t, err)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
 		defer cancel()
 		if _, err := tr.Reap(ctx, nil); err != nil {
 			t.Errorf("Reap: %v", err)
@@ -203,6 +203,22 @@ func TestStart(t *testing.T) {
 	}
 	if err := g.Start(exec.Command("/nonexistent")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("Start of nothing: %v", err)
+	}
+}
+
+// TestCanCloneInto tells a group from what is none.
+func TestCanCloneInto(t *testing.T) {
+	tr := tree(t)
+	if tr.layout.V2 == "" {
+		t.Skip("no v2 tree")
+	}
+	if dir := create(t, tr, "box").unified(); !canCloneInto(dir) {
+		t.Errorf("no child can be started in %s", dir)
+	}
+	for _, dir := range []string{t.TempDir(), "/nonexistent"} {
+		if canCloneInto(dir) {
+			t.Errorf("%s is taken for a group", dir)
+		}
 	}
 }
 
@@ -347,7 +363,7 @@ func TestFreeze(t *testing.T) {
 	g := create(t, tr, "box")
 	cmd := child(t, "spin")
 	must(t, g.Start(cmd))
-	defer func() { _ = g.Kill(context.Background()); _ = cmd.Wait() }()
+	defer func() { _ = g.Kill(t.Context()); _ = cmd.Wait() }()
 	cpu := func() time.Duration {
 		s, err := g.Stat()
 		must(t, err)

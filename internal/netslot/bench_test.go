@@ -1,7 +1,6 @@
 package netslot
 
 import (
-	"context"
 	"net/netip"
 	"testing"
 )
@@ -12,7 +11,7 @@ func BenchmarkAcquireNew(b *testing.B) {
 	cfg.Log = nil
 	a := l.allocator(b, cfg)
 	for b.Loop() {
-		if _, err := a.Acquire(context.Background()); err != nil {
+		if _, err := a.Acquire(b.Context()); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -44,7 +43,7 @@ func BenchmarkSlot(b *testing.B) {
 	run("SetBandwidthChange", func(i int) error { return s.SetBandwidth(int64(1000 + i%1000)) })
 	run("SetBandwidthOnOff", func(i int) error { return s.SetBandwidth(int64(i%2) * 1000) })
 	run("AcquireRelease", func(int) error {
-		s, err := a.Acquire(context.Background())
+		s, err := a.Acquire(b.Context())
 		if err != nil {
 			return err
 		}

@@ -1,7 +1,6 @@
 package netslot
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -187,7 +186,7 @@ func (l lab) checkClean(t testing.TB, cfg Config) {
 // acquire leases a slot and waits until packets pass.
 func acquire(t testing.TB, a *Allocator) *Slot {
 	t.Helper()
-	s, err := a.Acquire(context.Background())
+	s, err := a.Acquire(t.Context())
 	must(t, err)
 	waitUp(t, a.cfg.HostNS, s.Link())
 	return s

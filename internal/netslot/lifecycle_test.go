@@ -1,7 +1,6 @@
 package netslot
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -124,7 +123,7 @@ func TestMany(t *testing.T) {
 	seen := map[netip.Addr]bool{}
 	for range slots {
 		wg.Go(func() {
-			s, err := a.Acquire(context.Background())
+			s, err := a.Acquire(t.Context())
 			if err != nil {
 				t.Error(err)
 				return
@@ -158,7 +157,7 @@ func TestChurn(t *testing.T) {
 	for w := range 8 {
 		wg.Go(func() {
 			for i := range 10 {
-				s, err := a.Acquire(context.Background())
+				s, err := a.Acquire(t.Context())
 				if err == nil {
 					err = errors.Join(s.SetEgress(Egress{Internet: i%2 == 0}), s.Prepare(), s.Release())
 				}

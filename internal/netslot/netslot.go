@@ -146,7 +146,7 @@ func (a *Allocator) Run(ctx context.Context) error {
 	for {
 		for a.short() && ctx.Err() == nil {
 			if err := a.stock(); err != nil {
-				a.cfg.Log.Warn("make a network slot ahead", "error", err)
+				a.cfg.Log.WarnContext(ctx, "make a network slot ahead", "error", err)
 				break
 			}
 		}
@@ -158,7 +158,7 @@ func (a *Allocator) Run(ctx context.Context) error {
 			a.recycle()
 		case <-look.C:
 			if err := a.restore(); err != nil {
-				a.cfg.Log.Warn("look after packet rules", "error", err)
+				a.cfg.Log.WarnContext(ctx, "look after packet rules", "error", err)
 			}
 		}
 	}

@@ -218,7 +218,7 @@ func (r *ruleset) install() error {
 		if err := add(c, r.sets.resolvers, services(r.cfg.Resolvers)); err != nil {
 			return err
 		}
-		var d delta
+		d := delta{}
 		for n, e := range r.slots {
 			d.slot(r, n)
 			d.egress(r, n, e)
@@ -265,9 +265,9 @@ func (r *ruleset) add(n int) error {
 	if _, ok := r.slots[n]; ok {
 		return fmt.Errorf("slot %d is already registered", n)
 	}
-	var d delta
+	d := delta{}
 	d.slot(r, n)
-	if err := r.commitLocked(delta{}, d); err != nil {
+	if err := r.commitLocked(nil, d); err != nil {
 		return err
 	}
 	r.slots[n] = Egress{}
@@ -278,14 +278,14 @@ func (r *ruleset) add(n int) error {
 func (r *ruleset) drop(ns []int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var d delta
+	d := delta{}
 	for _, n := range ns {
 		if e, ok := r.slots[n]; ok {
 			d.slot(r, n)
 			d.egress(r, n, e)
 		}
 	}
-	if err := r.commitLocked(d, delta{}); err != nil {
+	if err := r.commitLocked(d, nil); err != nil {
 		return fmt.Errorf("drop packet rules: %w", err)
 	}
 	for _, n := range ns {
@@ -302,7 +302,7 @@ func (r *ruleset) set(n int, e Egress) error {
 	if !ok {
 		return fmt.Errorf("slot %d is not registered", n)
 	}
-	var del, add delta
+	del, add := delta{}, delta{}
 	del.egress(r, n, old)
 	add.egress(r, n, e)
 	if err := r.commitLocked(del, add); err != nil {
@@ -328,21 +328,16 @@ func (r *ruleset) commitLocked(del, add delta) error {
 // delta collects elements by set.
 type delta map[*nftables.Set][]nftables.SetElement
 
-func (d *delta) put(s *nftables.Set, e nftables.SetElement) {
-	if *d == nil {
-		*d = delta{}
-	}
-	(*d)[s] = append((*d)[s], e)
-}
+func (d delta) put(s *nftables.Set, e nftables.SetElement) { d[s] = append(d[s], e) }
 
 // slot collects what registers slot n.
-func (d *delta) slot(r *ruleset, n int) {
+func (d delta) slot(r *ruleset, n int) {
 	key := append(ifname(r.plan.hostLink(n)), r.plan.box(n).AsSlice()...)
 	d.put(r.sets.slots, nftables.SetElement{Key: key})
 }
 
 // egress collects what e opens for slot n.
-func (d *delta) egress(r *ruleset, n int, e Egress) {
+func (d delta) egress(r *ruleset, n int, e Egress) {
 	src := r.plan.box(n).AsSlice()
 	if e.Internet {
 		d.put(r.sets.internet, nftables.SetElement{Key: src})
