@@ -2,6 +2,7 @@ package interp
 
 import (
 	"log/slog"
+	"os/exec"
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
@@ -31,6 +32,9 @@ type Config struct {
 	// route but /health. Default: compare with the token of the last lease, and let
 	// all pass before there is one.
 	Authorize func(token string) bool
+	// Start starts the process of a kernel, as [exec.Cmd.Start] does, within the
+	// limits of the box. Default: [exec.Cmd.Start].
+	Start func(*exec.Cmd) error
 	// Verdict tells why a process of the box was killed, for the error that the
 	// running execution ends with. Default: nobody knows.
 	Verdict func(pid int) (bulkhead.End, bool)

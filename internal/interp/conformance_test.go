@@ -194,7 +194,7 @@ func TestKernels(t *testing.T) {
 				{"rebind", suite.rebind},
 				{"flood", suite.flood},
 				{"interrupt", suite.interrupt},
-				{"idle interrupt", suite.cancelled},
+				{"cancelled from the beginning", suite.cancelled},
 				{"exit", suite.exit},
 				{"close", suite.closing},
 			} {
@@ -338,8 +338,12 @@ func (s *kernelSuite) interrupt(t *testing.T) {
 func (s *kernelSuite) cancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := s.k.Run(ctx, Request{Code: s.p.print}, &recorder{}); err != nil {
+	r := &recorder{}
+	if err := s.k.Run(ctx, Request{Code: s.p.print}, r); err != nil {
 		t.Fatalf("run: %v", err)
+	}
+	if len(r.events) != 0 {
+		t.Errorf("events are %+v, want none", r.events)
 	}
 	s.run(t, s.p.print, nil)
 }

@@ -75,6 +75,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("interpreter: %w", err)
 	}
+	a.launch = cfg.Start
 	if cfg.Workdir == "" {
 		cfg.Workdir = a.home
 	}

@@ -15,7 +15,8 @@ type Kernel interface {
 	// Run executes code and gives sink every event of it, in order, beginning with
 	// [EventCount]. It returns nil when the code has ended, well or not, and the
 	// kernel is ready for more. When ctx is done it interrupts the code and still
-	// waits for it to end; a kernel that does not stop in time is killed. The error
+	// waits for it to end; a kernel that does not stop in time is killed. When ctx is
+	// done from the beginning nothing is run, and there are no events. The error
 	// is a *[DeadError] when the process has ended: the kernel is then of no more
 	// use. After it has returned, sink is not used any more.
 	Run(ctx context.Context, req Request, sink Sink) error

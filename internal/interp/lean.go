@@ -145,6 +145,9 @@ func (k *lean) writeLocked(data []byte) error {
 
 // Run implements [Kernel].
 func (k *lean) Run(ctx context.Context, req Request, sink Sink) error {
+	if ctx.Err() != nil {
+		return nil //nolint:nilerr // see Kernel
+	}
 	run := &leanRun{sink: sink, ended: make(chan struct{})}
 	data, err := k.lang.run(req)
 	if err != nil {

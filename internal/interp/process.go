@@ -22,6 +22,8 @@ type account struct {
 	uid, gid   int
 	// credential is nil when the server runs as that user itself.
 	credential *syscall.Credential
+	// launch starts a process; see [Config.Start].
+	launch func(*exec.Cmd) error
 }
 
 func lookupAccount(name string) (account, error) {
@@ -91,7 +93,11 @@ func (a account) start(c command) (*process, error) {
 	if c.stdin != nil {
 		cmd.Stdin = c.stdin
 	}
-	if err := cmd.Start(); err != nil {
+	launch := cmd.Start
+	if a.launch != nil {
+		launch = func() error { return a.launch(cmd) }
+	}
+	if err := launch(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", path, err)
 	}
 	p := &process{pid: cmd.Process.Pid, done: make(chan struct{})}

@@ -121,8 +121,11 @@ func TestFilter(t *testing.T) {
 		got = append(got, r)
 	}
 	want := []received{
-		{[]string{"a", "b"}, 0}, {[]string{"short", "", "tail"}, 2000},
-		{[]string{strings.Repeat("y", 300), "z"}, 0}, {[]string{""}, 1001}, {[]string{"last"}, 0},
+		{[]string{"a", "b"}, 0},
+		{[]string{"short", "", "tail"}, 2000},
+		{[]string{strings.Repeat("y", 300), "z"}, 0},
+		{[]string{""}, 1001},
+		{[]string{"last"}, 0},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("messages (-want +got):\n%s", diff)
