@@ -91,6 +91,9 @@ func serve(ctx context.Context, getenv func(string) string, stdout io.Writer, lo
 		return err
 	}
 	cfg := envd.Config{Box: box, Guard: g, System: envd.RealSystem(), Log: log}
+	if err := cfg.System.Mark(); err != nil {
+		log.Warn("the box is not marked as a sandbox", slog.Any("error", err))
+	}
 	code, err := interpreter(getenv, box, g, log)
 	if err != nil {
 		return err
@@ -156,6 +159,7 @@ func interpreter(getenv func(string) string, box *ident.Box, g *guard.Guard, log
 	cfg := interp.Config{
 		User: getenv(boxrpc.EnvUser), Workdir: getenv(boxrpc.EnvWorkdir), Verdict: g.Verdict, Log: log,
 		Authorize: func(token string) bool { return !box.Guarded() || box.Holds(token) },
+		Start:     g.Spawn,
 		Env: func() map[string]string {
 			env := box.Env()
 			for name, value := range map[string]string{"PATH": cmp.Or(getenv("PATH"), defaultPath), "LANG": "C.UTF-8"} {

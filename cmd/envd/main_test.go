@@ -71,17 +71,20 @@ func TestRun(t *testing.T) {
 	} else if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	binary := t.TempDir() + "/envd"
-	build := exec.Command("go", "build", "-o", binary, ".")
+	root := t.TempDir()
+	build := exec.Command("go", "build", "-o", root+"/envd", ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	// In namespaces of its own it is process 1 and reaches nothing of the host.
-	cmd := exec.CommandContext(ctx, binary)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS}
+	// It is process 1 of a root that holds nothing else, in namespaces of its own.
+	cmd := exec.CommandContext(ctx, "/envd")
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Chroot: root, Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS, Unshareflags: syscall.CLONE_NEWNS,
+	}
 	var logged bytes.Buffer
 	cmd.Stderr = &logged
 	out, err := cmd.StdoutPipe()
@@ -102,6 +105,9 @@ func TestRun(t *testing.T) {
 	_ = resp.Body.Close()
 	if resp.StatusCode != http.StatusNoContent {
 		t.Errorf("health = %d", resp.StatusCode)
+	}
+	if mark, err := os.ReadFile(root + "/run/e2b/.E2B_SANDBOX"); err != nil || string(mark) != "true" {
+		t.Errorf("mark = %q, %v", mark, err)
 	}
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)

@@ -167,9 +167,9 @@ func TestInit(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"etc/hostname": "box\n", "etc/machine-id": in.MachineID + "\n",
-		"etc/hosts":            "127.0.0.1 localhost\n10.0.0.1 kept\n127.0.1.1\tbox # this sandbox\n",
-		"etc/resolv.conf":      "nameserver 10.1.2.3\nnameserver ::1\n",
-		"run/e2b/.E2B_SANDBOX": "true", "run/e2b/.E2B_SANDBOX_ID": in.SandboxID, "run/e2b/.E2B_TEMPLATE_ID": "base",
+		"etc/hosts":               "127.0.0.1 localhost\n10.0.0.1 kept\n127.0.1.1\tbox # this sandbox\n",
+		"etc/resolv.conf":         "nameserver 10.1.2.3\nnameserver ::1\n",
+		"run/e2b/.E2B_SANDBOX_ID": in.SandboxID, "run/e2b/.E2B_TEMPLATE_ID": "base",
 		"dev/urandom": string(in.Seed),
 	} {
 		if got := b.get(t, name); got != want {
@@ -224,6 +224,9 @@ func TestInitErrors(t *testing.T) {
 // TestInitOfAnUnwillingBox: what the box does not let be changed is no error.
 func TestInitOfAnUnwillingBox(t *testing.T) {
 	b := newBox(t)
+	if err := (&envd.System{Root: b.root}).Mark(); err != nil || b.get(t, "run/e2b/.E2B_SANDBOX") != "true" {
+		t.Errorf("mark: %v", err)
+	}
 	if err := os.RemoveAll(filepath.Join(b.root, "etc")); err != nil {
 		t.Fatal(err)
 	}

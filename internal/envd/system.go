@@ -40,6 +40,10 @@ func RealSystem() *System {
 	}
 }
 
+// Mark says to programs that this is a sandbox. It needs no identity, so it can
+// be done once, before a snapshot.
+func (s *System) Mark() error { return s.write("/run/e2b/.E2B_SANDBOX", "true") }
+
 // apply makes the box follow in, as far as it lets itself be changed; the error
 // names what it did not. Empty fields change nothing.
 func (s *System) apply(in boxrpc.Init, now time.Time) error {
@@ -62,7 +66,6 @@ func (s *System) apply(in boxrpc.Init, now time.Time) error {
 	if len(in.Nameservers) > 0 {
 		try("write resolver", s.write("/etc/resolv.conf", "nameserver "+strings.Join(in.Nameservers, "\nnameserver ")+"\n"))
 	}
-	try("write sandbox mark", s.write("/run/e2b/.E2B_SANDBOX", "true"))
 	if in.SandboxID != "" {
 		try("write sandbox id", s.write("/run/e2b/.E2B_SANDBOX_ID", in.SandboxID))
 	}

@@ -206,21 +206,29 @@ func (g *Guard) onSpawner(f func() error) error {
 	}
 }
 
-// Start starts cmd as cmd.Start does, within the box's limits, and watches it
-// until the returned Watch is released. It blocks until [Guard.Run] runs. The
-// error wraps [syscall.EAGAIN] when the box has no task left.
+// Start is [Guard.Spawn] for a program that is watched until the returned Watch
+// is released.
 func (g *Guard) Start(cmd *exec.Cmd) (*Watch, error) {
-	g.awaitThaw()
-	if err := g.onSpawner(cmd.Start); err != nil {
+	if err := g.Spawn(cmd); err != nil {
 		return nil, err
 	}
-	pid := cmd.Process.Pid
+	return g.Watch(cmd.Process.Pid), nil
+}
+
+// Spawn starts cmd as cmd.Start does, within the box's limits. It blocks until
+// [Guard.Run] runs. The error wraps [syscall.EAGAIN] when the box has no task
+// left.
+func (g *Guard) Spawn(cmd *exec.Cmd) error {
+	g.awaitThaw()
+	if err := g.onSpawner(cmd.Start); err != nil {
+		return err
+	}
 	if _, ok := g.cfg.Meter.(sentryMeter); !ok {
 		// Should the kernel run out of the box's memory first, it takes a program
 		// and not envd. gVisor's kernel takes none. The program may have ended.
-		_ = os.WriteFile(filepath.Join(g.cfg.Proc, strconv.Itoa(pid), "oom_score_adj"), []byte("500"), 0)
+		_ = os.WriteFile(filepath.Join(g.cfg.Proc, strconv.Itoa(cmd.Process.Pid), "oom_score_adj"), []byte("500"), 0)
 	}
-	return g.Watch(pid), nil
+	return nil
 }
 
 // awaitThaw waits while a tree is being ended, but not for long.
