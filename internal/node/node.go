@@ -182,13 +182,14 @@ func (n *Node) find(tenant, id string) (*lease, error) {
 	return l, nil
 }
 
-// Route returns a live sandbox for the data plane, from memory.
-func (n *Node) Route(id string) (bulkhead.Sandbox, bool) {
+// Route returns a live sandbox for the data plane, from memory, and a channel
+// that is closed when it ends.
+func (n *Node) Route(id string) (sb bulkhead.Sandbox, ended <-chan struct{}, ok bool) {
 	l, err := n.find("", id)
 	if err != nil {
-		return bulkhead.Sandbox{}, false
+		return bulkhead.Sandbox{}, nil, false
 	}
-	return l.sandbox(), true
+	return l.sandbox(), l.ended, true
 }
 
 // Get returns a live sandbox of the tenant ("" is any), or CodeNotFound.

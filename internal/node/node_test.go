@@ -189,10 +189,12 @@ func TestLife(t *testing.T) {
 	if err := n.Kill(t.Context(), "t2", sb.ID); bulkhead.CodeOf(err) != bulkhead.CodeNotFound {
 		t.Errorf("another tenant's Kill: %v", err)
 	}
+	_, ended, _ := n.Route(sb.ID)
 	if err := n.Kill(t.Context(), "t1", sb.ID); err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := n.Route(sb.ID); ok {
+	<-ended
+	if _, _, ok := n.Route(sb.ID); ok {
 		t.Error("a killed sandbox is routed to")
 	}
 	if end := w.ended(sb.ID); end.Cause != bulkhead.CauseKilled {

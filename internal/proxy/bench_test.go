@@ -27,14 +27,21 @@ import (
 type node struct {
 	mu   sync.Mutex
 	all  map[string]bulkhead.Sandbox
-	fail error // of the next List
+	ends map[string]chan struct{} // closed by remove
+	fail error                    // of the next List
 }
 
-func (n *node) Route(id string) (bulkhead.Sandbox, bool) {
+func (n *node) Route(id string) (sb bulkhead.Sandbox, ended <-chan struct{}, ok bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	sb, ok := n.all[id]
-	return sb, ok
+	sb, ok = n.all[id]
+	if n.ends == nil {
+		n.ends = map[string]chan struct{}{}
+	}
+	if n.ends[id] == nil {
+		n.ends[id] = make(chan struct{})
+	}
+	return sb, n.ends[id], ok
 }
 
 func (n *node) List(_ context.Context, f bulkhead.Filter) ([]bulkhead.Sandbox, error) {
@@ -57,10 +64,15 @@ func (n *node) put(sb bulkhead.Sandbox) {
 	n.all[sb.ID] = sb
 }
 
+// remove ends a sandbox as the real node does, with its streams.
 func (n *node) remove(id string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	delete(n.all, id)
+	if ch := n.ends[id]; ch != nil {
+		close(ch)
+		delete(n.ends, id)
+	}
 }
 
 // bench is a proxy in front of boxes on the loopback interface.

@@ -21,6 +21,7 @@ import (
 	"net/http/httputil"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -56,8 +57,9 @@ const (
 
 // Routes finds the sandbox behind an id.
 type Routes interface {
-	// Route returns the sandbox from memory; it must not block.
-	Route(id string) (bulkhead.Sandbox, bool)
+	// Route returns the sandbox from memory, and a channel that is closed when the
+	// sandbox ends; it must not block.
+	Route(id string) (sb bulkhead.Sandbox, ended <-chan struct{}, ok bool)
 }
 
 // Lister lists sandboxes, to find the one that signed a URL.
@@ -177,7 +179,7 @@ type hopKey struct{}
 
 // forward takes the request to the box and its answer back.
 func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, t target) {
-	sb, ok := p.cfg.Routes.Route(t.id)
+	sb, _, ok := p.cfg.Routes.Route(t.id)
 	if !ok || sb.State != bulkhead.StateRunning {
 		p.refuse(w, r, unknown(t.id))
 		return
@@ -294,11 +296,15 @@ func (p *Proxy) transport(idle time.Duration) *http.Transport {
 			if err != nil {
 				return nil, err
 			}
-			sb, ok := p.cfg.Routes.Route(id)
+			sb, ended, ok := p.cfg.Routes.Route(id)
 			if !ok {
 				return nil, errGone
 			}
-			return dialer.DialContext(ctx, network, net.JoinHostPort(sb.Address, port))
+			conn, err := dialer.DialContext(ctx, network, net.JoinHostPort(sb.Address, port))
+			if err != nil {
+				return nil, err
+			}
+			return newMortal(conn, ended), nil
 		},
 		Proxy:                  nil, // the environment's proxy is not for boxes
 		DisableCompression:     true,
@@ -308,6 +314,32 @@ func (p *Proxy) transport(idle time.Duration) *http.Transport {
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: maxResponseHeader,
 	}
+}
+
+// mortal is a connection that ends with its sandbox. A box that is destroyed sends
+// no farewell: whoever reads from it would wait for ever.
+type mortal struct {
+	net.Conn
+	once   sync.Once
+	closed chan struct{}
+}
+
+func newMortal(conn net.Conn, ended <-chan struct{}) *mortal {
+	m := &mortal{Conn: conn, closed: make(chan struct{})}
+	go func() {
+		select {
+		case <-ended:
+			_ = m.Close() // whoever uses it finds out
+		case <-m.closed:
+		}
+	}()
+	return m
+}
+
+// Close closes the connection.
+func (m *mortal) Close() error {
+	m.once.Do(func() { close(m.closed) })
+	return m.Conn.Close()
 }
 
 // errGone is the failure to reach a sandbox that ended since it was looked up.
@@ -339,7 +371,7 @@ func (p *Proxy) explain(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 func (p *Proxy) ended(id string) bool {
-	sb, ok := p.cfg.Routes.Route(id)
+	sb, _, ok := p.cfg.Routes.Route(id)
 	return !ok || sb.State != bulkhead.StateRunning
 }
 

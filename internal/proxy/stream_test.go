@@ -473,3 +473,44 @@ func BenchmarkForward(b *testing.B) {
 		}
 	})
 }
+
+// A box that is destroyed says no farewell: its streams end with its sandbox all
+// the same, and a request that waits for an answer is told that it is gone.
+func TestStreamsEndWithTheirSandbox(t *testing.T) {
+	b := newBench(t)
+	quiet := make(chan struct{})
+	t.Cleanup(func() { close(quiet) })
+	entered := make(chan struct{}, 2)
+	b.box("iends", 3000, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/streams" {
+			w.WriteHeader(http.StatusOK)
+			_ = http.NewResponseController(w).Flush()
+		}
+		entered <- struct{}{}
+		<-quiet
+	}))
+	status := make(chan int, 1)
+	go func() { // waits for headers
+		resp, err := b.client(false).Do(b.request("GET http://3000-iends.e2b.test/waits", nil))
+		if err != nil {
+			status <- 0
+			return
+		}
+		_ = resp.Body.Close()
+		status <- resp.StatusCode
+	}()
+	resp, err := b.client(false).Do(b.request("GET http://3000-iends.e2b.test/streams", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	<-entered
+	<-entered
+	b.remove("iends")
+	if _, err := io.ReadAll(resp.Body); err == nil {
+		t.Error("the stream ended as if it were complete")
+	}
+	if got := <-status; got != http.StatusBadGateway {
+		t.Errorf("the request that waited got status %d", got)
+	}
+}
