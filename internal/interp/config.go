@@ -28,9 +28,10 @@ type Config struct {
 	// ([Server.Rebind]) is laid over it. It must not be modified after it was
 	// returned. Default: PATH alone.
 	Env func() map[string]string
-	// Authorize reports whether an access token, which may be empty, opens every
-	// route but /health. Default: compare with the token of the last lease, and let
-	// all pass before there is one.
+	// Authorize reports whether an access token, which may be empty, opens /execute.
+	// The routes of contexts ask it only about a token that was sent, since E2B's
+	// SDKs send none there. Default: compare with the token of the last lease, and
+	// let all pass before there is one.
 	Authorize func(token string) bool
 	// Start starts the process of a kernel, as [exec.Cmd.Start] does, within the
 	// limits of the box. Default: [exec.Cmd.Start].

@@ -131,15 +131,22 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestToken: after a lease with a token only those who have it come in.
+// TestToken: after a lease with a token only those who have it run code. Contexts
+// take no token too, because the SDKs send them none, but no wrong one.
 func TestToken(t *testing.T) {
-	b, _ := startFake(t, Config{})
-	status := func(path, token string) int {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.url+path, nil)
+	b, kernels := startFake(t, Config{})
+	k := <-kernels
+	for range 3 {
+		k.finish <- struct{}{}
+	}
+	status := func(method, path, token string) int {
+		req, err := http.NewRequestWithContext(t.Context(), method, b.url+path, strings.NewReader(`{"code":"1"}`))
 		if err != nil {
 			t.Fatal(err)
 		}
-		req.Header.Set("X-Access-Token", token)
+		if token != "" {
+			req.Header.Set("X-Access-Token", token)
+		}
 		resp, err := http.DefaultClient.Do(req)
 		if err != nil {
 			t.Fatal(err)
@@ -147,12 +154,15 @@ func TestToken(t *testing.T) {
 		_ = resp.Body.Close()
 		return resp.StatusCode
 	}
-	before := status("/contexts", "")
+	got := []int{status("POST", "/execute", ""), status("POST", "/execute", "any")}
 	if err := b.srv.Rebind(t.Context(), boxrpc.Init{AccessToken: "secret"}); err != nil {
 		t.Fatal(err)
 	}
-	got := []int{before, status("/contexts", ""), status("/contexts", "wrong"), status("/contexts", "secret"), status("/health", "")}
-	if diff := cmp.Diff([]int{200, 401, 401, 200, 200}, got); diff != "" {
+	got = append(got,
+		status("POST", "/execute", ""), status("POST", "/execute", "wrong"), status("POST", "/execute", "secret"),
+		status("GET", "/contexts", ""), status("GET", "/contexts", "wrong"), status("GET", "/contexts", "secret"),
+		status("GET", "/health", ""))
+	if diff := cmp.Diff([]int{200, 200, 401, 401, 200, 200, 401, 200, 200}, got); diff != "" {
 		t.Errorf("statuses (-want +got):\n%s", diff)
 	}
 }
