@@ -84,7 +84,7 @@ func serve(ctx context.Context, getenv func(string) string, stdout io.Writer, lo
 	box := ident.New(ident.Accounts{}, path)
 	meter, err := guard.Detect("/sys/fs/cgroup")
 	if err != nil {
-		log.Info("memory is not watched", slog.Any("error", err))
+		log.InfoContext(ctx, "memory is not watched", slog.Any("error", err))
 	}
 	g, err := guard.New(guard.Config{CgroupDir: pidsDir, Meter: meter, Log: log})
 	if err != nil {
@@ -92,7 +92,7 @@ func serve(ctx context.Context, getenv func(string) string, stdout io.Writer, lo
 	}
 	cfg := envd.Config{Box: box, Guard: g, System: envd.RealSystem(), Log: log}
 	if err := cfg.System.Mark(); err != nil {
-		log.Warn("the box is not marked as a sandbox", slog.Any("error", err))
+		log.WarnContext(ctx, "the box is not marked as a sandbox", slog.Any("error", err))
 	}
 	code, err := interpreter(getenv, box, g, log)
 	if err != nil {
@@ -111,9 +111,9 @@ func serve(ctx context.Context, getenv func(string) string, stdout io.Writer, lo
 	go func() { watched <- g.Run(guarding) }()
 	err = listenAndServe(ctx, server, code, g, func() {
 		debug.FreeOSMemory() // less to snapshot
-		log.Info("ready", slog.String("version", boxrpc.EnvdVersion))
+		log.InfoContext(ctx, "ready", slog.String("version", boxrpc.EnvdVersion))
 		if _, err := io.WriteString(stdout, "ready\n"); err != nil {
-			log.Error("nobody hears that envd is ready", slog.Any("error", err))
+			log.ErrorContext(ctx, "nobody hears that envd is ready", slog.Any("error", err))
 		}
 	})
 	done()

@@ -32,14 +32,14 @@ func TestLogNeverBlocks(t *testing.T) {
 	for i := range n {
 		log.Info("line", slog.Int("i", i))
 	}
-	log.Info(strings.Repeat("x", maxLine))
+	log.Info("long", slog.String("x", strings.Repeat("x", maxLine)))
 	read := make(chan int)
 	go func() {
 		got, dropped := 0, 0
 		for s := bufio.NewScanner(r); s.Scan(); {
 			var line struct {
-				Msg   string
-				Lines int
+				Msg   string `json:"msg"`
+				Lines int    `json:"lines"`
 			}
 			if err := json.Unmarshal(s.Bytes(), &line); err != nil {
 				t.Errorf("%v: %s", err, s.Bytes())

@@ -27,8 +27,7 @@ func (s *Server) init(w http.ResponseWriter, r *http.Request) {
 	}
 	var in boxrpc.Init
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, boxrpc.MaxInitBytes)).Decode(&in); err != nil {
-		var large *http.MaxBytesError
-		if errors.As(err, &large) {
+		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			files.WriteError(w, http.StatusRequestEntityTooLarge, "the body of /init has more than 1048576 bytes")
 			return
 		}
@@ -42,11 +41,11 @@ func (s *Server) init(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	s.cfg.Box.Bind(in)
 	if err := s.bind(r, in); err != nil {
-		s.cfg.Log.Error("init", slog.Any("error", err))
+		s.cfg.Log.ErrorContext(r.Context(), "init", slog.Any("error", err))
 		files.WriteError(w, http.StatusInternalServerError, err.Error())
 		return
 	}
-	s.cfg.Log.Info("bound", slog.String("sandbox", in.SandboxID), slog.Duration("took", time.Since(began)))
+	s.cfg.Log.InfoContext(r.Context(), "bound", slog.String("sandbox", in.SandboxID), slog.Duration("took", time.Since(began)))
 	w.WriteHeader(http.StatusNoContent)
 }
 
@@ -62,7 +61,7 @@ func (s *Server) bind(r *http.Request, in boxrpc.Init) error {
 	})
 	if s.cfg.System != nil {
 		if err := s.cfg.System.apply(in, time.Now()); err != nil {
-			s.cfg.Log.Warn("the box kept some of its own", slog.Any("error", err))
+			s.cfg.Log.WarnContext(r.Context(), "the box kept some of its own", slog.Any("error", err))
 		}
 	}
 	wg.Wait()

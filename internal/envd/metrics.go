@@ -1,10 +1,8 @@
 package envd
 
 import (
-	"bufio"
 	"math"
 	"net/http"
-	"os"
 	"runtime"
 	"strconv"
 	"strings"
@@ -12,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bulkheadhq/bulkhead/internal/envd/sysfile"
 )
 
 // metricsAnswer is E2B's form of a measurement. Sizes are in bytes unless they
@@ -45,22 +45,24 @@ func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
 	m.MemTotalMiB, m.MemUsedMiB = m.MemTotal>>20, m.MemUsed>>20
 	var st unix.Statfs_t
 	if err := unix.Statfs("/", &st); err == nil {
-		size := uint64(max(0, st.Bsize)) //nolint:gosec // not negative
+		size := uint64(max(0, st.Bsize))
 		m.DiskTotal, m.DiskUsed = st.Blocks*size, (st.Blocks-min(st.Bfree, st.Blocks))*size
 	}
 	writeJSON(w, m)
 }
 
+// maxStat bounds a file of the kernel's, in bytes.
+const maxStat = 64 << 10
+
 // readMeminfo reads a file like /proc/meminfo, in bytes.
 func readMeminfo(path string) map[string]int64 {
 	values := make(map[string]int64)
-	f, err := os.Open(path)
+	text, err := sysfile.Read(path, maxStat)
 	if err != nil {
 		return values
 	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		name, rest, _ := strings.Cut(lines.Text(), ":")
+	for line := range strings.Lines(string(text)) {
+		name, rest, _ := strings.Cut(line, ":")
 		if kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64); err == nil {
 			values[name] = kib << 10
 		}
@@ -100,12 +102,8 @@ func (c *cpuMeter) percent(now time.Time) float64 {
 
 // readCPU reads the ticks of all processors from a file like /proc/stat.
 func readCPU(path string) (busy, total uint64, ok bool) {
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, 0, false
-	}
-	defer f.Close()
-	line, err := bufio.NewReader(f).ReadString('\n')
+	text, err := sysfile.Read(path, maxStat)
+	line, _, _ := strings.Cut(string(text), "\n")
 	fields := strings.Fields(line)
 	if err != nil || len(fields) < 5 || fields[0] != "cpu" {
 		return 0, 0, false

@@ -340,7 +340,7 @@ func TestProtocols(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = resp.Body.Close()
-		if resp.ProtoMajor != version || resp.StatusCode != 204 {
+		if resp.ProtoMajor != version || resp.StatusCode != http.StatusNoContent {
 			t.Errorf("%s answered %d", resp.Proto, resp.StatusCode)
 		}
 		tr.CloseIdleConnections()

@@ -34,7 +34,7 @@ type box struct {
 	http  *http.Client
 }
 
-func newBox(t testing.TB) *box {
+func newBox(t *testing.T) *box {
 	t.Helper()
 	home, accounts := t.TempDir(), t.TempDir()
 	passwd, group := filepath.Join(accounts, "passwd"), filepath.Join(accounts, "group")
@@ -67,7 +67,7 @@ func newBox(t testing.TB) *box {
 func (b *box) path(name string) string { return filepath.Join(b.home, name) }
 
 // put writes a file in the home, past the service.
-func (b *box) put(t testing.TB, name, content string) string {
+func (b *box) put(t *testing.T, name, content string) string {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(b.path(name)), 0o755); err != nil {
 		t.Fatal(err)
@@ -79,7 +79,7 @@ func (b *box) put(t testing.TB, name, content string) string {
 }
 
 // get reads a file in the home, past the service.
-func (b *box) get(t testing.TB, name string) string {
+func (b *box) get(t *testing.T, name string) string {
 	t.Helper()
 	content, err := os.ReadFile(b.path(name))
 	if err != nil {
@@ -96,11 +96,11 @@ type answer struct {
 }
 
 // message is the text of an error in E2B's form.
-func (a answer) message(t testing.TB) string {
+func (a answer) message(t *testing.T) string {
 	t.Helper()
 	var e struct {
-		Code    int
-		Message string
+		Code    int    `json:"code"`
+		Message string `json:"message"`
 	}
 	if err := json.Unmarshal([]byte(a.body), &e); err != nil || e.Code != a.status {
 		t.Errorf("body = %q; want an error with code %d", a.body, a.status)
@@ -108,9 +108,10 @@ func (a answer) message(t testing.TB) string {
 	return e.Message
 }
 
-// do makes an HTTP call; headers come in pairs.
-func (b *box) do(t testing.TB, method, route string, query url.Values, body io.Reader, headers ...string) answer {
+// do makes an HTTP call such as "GET /files"; headers come in pairs.
+func (b *box) do(t *testing.T, call string, query url.Values, body io.Reader, headers ...string) answer {
 	t.Helper()
+	method, route, _ := strings.Cut(call, " ")
 	req, err := http.NewRequestWithContext(t.Context(), method, b.url+route+"?"+query.Encode(), body)
 	if err != nil {
 		t.Fatal(err)
@@ -143,7 +144,7 @@ func query(pairs ...string) url.Values {
 }
 
 // fails checks that a answers status with text in its message.
-func (a answer) fails(t testing.TB, status int, text string) {
+func (a answer) fails(t *testing.T, status int, text string) {
 	t.Helper()
 	if a.status != status {
 		t.Errorf("status = %d %s; want %d", a.status, a.body, status)
@@ -154,7 +155,7 @@ func (a answer) fails(t testing.TB, status int, text string) {
 }
 
 // want checks the code of err and that its text holds text.
-func want(t testing.TB, err error, code connect.Code, text string) {
+func want(t *testing.T, err error, code connect.Code, text string) {
 	t.Helper()
 	var e *connect.Error
 	if !errors.As(err, &e) || e.Code() != code || !strings.Contains(e.Message(), text) {

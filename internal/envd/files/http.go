@@ -75,8 +75,7 @@ var statuses = []struct {
 }
 
 func statusOf(err error) int {
-	var e *httpError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*httpError](err); ok {
 		return e.status
 	}
 	for _, s := range statuses {

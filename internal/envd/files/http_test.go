@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,8 +25,10 @@ import (
 
 // written is the answer to an upload.
 type written struct {
-	Path, Name, Type string
-	Metadata         map[string]string
+	Path     string            `json:"path"`
+	Name     string            `json:"name"`
+	Type     string            `json:"type"`
+	Metadata map[string]string `json:"metadata"`
 }
 
 func (a answer) written(t *testing.T) []written {
@@ -38,7 +41,7 @@ func (a answer) written(t *testing.T) []written {
 }
 
 // form makes a multipart body of pairs of file name and content.
-func form(t testing.TB, pairs ...string) (io.Reader, string) {
+func form(t *testing.T, pairs ...string) (io.Reader, string) {
 	t.Helper()
 	var body bytes.Buffer
 	w := multipart.NewWriter(&body)
@@ -59,7 +62,7 @@ func form(t testing.TB, pairs ...string) (io.Reader, string) {
 	return &body, w.FormDataContentType()
 }
 
-func zip(t testing.TB, s string) *bytes.Buffer {
+func zip(t *testing.T, s string) *bytes.Buffer {
 	t.Helper()
 	var b bytes.Buffer
 	z := gzip.NewWriter(&b)
@@ -76,7 +79,7 @@ func TestDownload(t *testing.T) {
 	b := newBox(t)
 	b.put(t, "a.txt", "hello")
 	b.put(t, "empty", "")
-	plain := b.do(t, "GET", "/files", query("path", "a.txt", "username", "user"), nil)
+	plain := b.do(t, "GET /files", query("path", "a.txt", "username", "user"), nil)
 	if plain.status != 200 || plain.body != "hello" || plain.header.Get("Content-Length") != "5" || plain.header.Get("Content-Encoding") != "" {
 		t.Errorf("answer = %+v", plain)
 	}
@@ -103,14 +106,14 @@ func TestDownload(t *testing.T) {
 		{"others only", "a.txt", []string{"Accept-Encoding", "br, zstd"}, 200, "hello", "5"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got := b.do(t, "GET", "/files", query("path", test.path), nil, test.headers...)
+			got := b.do(t, "GET /files", query("path", test.path), nil, test.headers...)
 			if got.status != test.status || test.status < 300 && got.body != test.body || test.length != "" && got.header.Get("Content-Length") != test.length {
 				t.Errorf("answer = %d %q length %s; want %d %q length %s", got.status, got.body, got.header.Get("Content-Length"), test.status, test.body, test.length)
 			}
 		})
 	}
 	for _, accept := range []string{"gzip", "gzip, deflate, br", "identity;q=0, *", "GZIP;q=1.0"} {
-		got := b.do(t, "GET", "/files", query("path", "a.txt"), nil, "Accept-Encoding", accept)
+		got := b.do(t, "GET /files", query("path", "a.txt"), nil, "Accept-Encoding", accept)
 		z, err := gzip.NewReader(strings.NewReader(got.body))
 		if err != nil || got.header.Get("Content-Encoding") != "gzip" || got.header.Get("Etag") != "" {
 			t.Errorf("%s: %v, %v", accept, got.header, err)
@@ -120,11 +123,11 @@ func TestDownload(t *testing.T) {
 			t.Errorf("%s: %q, %v", accept, content, err)
 		}
 	}
-	if got := b.do(t, "HEAD", "/files", query("path", "a.txt"), nil); got.status != 200 || got.header.Get("Content-Length") != "5" {
+	if got := b.do(t, "HEAD /files", query("path", "a.txt"), nil); got.status != 200 || got.header.Get("Content-Length") != "5" {
 		t.Errorf("HEAD = %+v", got)
 	}
 	// A file of the kernel says it is empty and is not.
-	if got := b.do(t, "GET", "/files", query("path", "/proc/self/status"), nil); !strings.Contains(got.body, "Pid:") {
+	if got := b.do(t, "GET /files", query("path", "/proc/self/status"), nil); !strings.Contains(got.body, "Pid:") {
 		t.Errorf("/proc/self/status = %q", got.body)
 	}
 }
@@ -160,7 +163,7 @@ func TestDownloadErrors(t *testing.T) {
 		{"nothing at all", []string{"path", "file"}, []string{"Accept-Encoding", "*;q=0"}, 406, "no acceptable encoding"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			b.do(t, "GET", "/files", query(test.pairs...), nil, test.headers...).fails(t, test.status, test.text)
+			b.do(t, "GET /files", query(test.pairs...), nil, test.headers...).fails(t, test.status, test.text)
 		})
 	}
 }
@@ -173,7 +176,7 @@ func TestUpload(t *testing.T) {
 	}
 	octets := func(body io.Reader, pairs []string, headers ...string) []written {
 		t.Helper()
-		return b.do(t, "POST", "/files", query(pairs...), body, append(headers, "Content-Type", "application/octet-stream")...).written(t)
+		return b.do(t, "POST /files", query(pairs...), body, append(headers, "Content-Type", "application/octet-stream")...).written(t)
 	}
 	if diff := cmp.Diff([]written{{Path: b.path("new/dir/raw"), Name: "raw", Type: "file"}},
 		octets(strings.NewReader("raw"), []string{"path", "new/dir/raw"})); diff != "" {
@@ -184,12 +187,12 @@ func TestUpload(t *testing.T) {
 	octets(strings.NewReader("new"), []string{"path", "~/old", "username", "user"})
 	octets(nil, []string{"path", "empty"})
 	body, kind := form(t, "named", "1", "/"+b.home+"/sub/dir/absolute", "2", "sub/relativ\u00e9", "3")
-	got := b.do(t, "POST", "/files", nil, body, "Content-Type", kind).written(t)
+	got := b.do(t, "POST /files", nil, body, "Content-Type", kind).written(t)
 	if len(got) != 3 || got[1].Path != b.path("sub/dir/absolute") || got[2].Name != "relativ\u00e9" {
 		t.Errorf("form: %v", got)
 	}
 	body, kind = form(t, "ignored", "query")
-	b.do(t, "POST", "/files", query("path", "query"), body, "Content-Type", kind).written(t)
+	b.do(t, "POST /files", query("path", "query"), body, "Content-Type", kind).written(t)
 	for name, content := range map[string]string{
 		"new/dir/raw": "raw", "streamed": "streamed", "zipped": "zipped", "old": "new", "empty": "",
 		"named": "1", "sub/dir/absolute": "2", "sub/relativ\u00e9": "3", "query": "query",
@@ -211,7 +214,7 @@ func TestUploadOwner(t *testing.T) {
 	b := newBox(t)
 	b.put(t, "roots", "x")
 	for _, path := range []string{"a/b/file", "roots"} {
-		b.do(t, "POST", "/files", query("path", path, "username", "nobody"), strings.NewReader("x"), "Content-Type", "application/octet-stream").written(t)
+		b.do(t, "POST /files", query("path", path, "username", "nobody"), strings.NewReader("x"), "Content-Type", "application/octet-stream").written(t)
 	}
 	for _, path := range []string{"a", "a/b", "a/b/file", "roots"} {
 		if e := b.stat(t, path); e.GetOwner() != "nobody" {
@@ -223,7 +226,7 @@ func TestUploadOwner(t *testing.T) {
 func TestUploadMetadata(t *testing.T) {
 	b := newBox(t)
 	upload := func(headers ...string) answer {
-		return b.do(t, "POST", "/files", query("path", "file"), strings.NewReader("x"), append(headers, "Content-Type", "application/octet-stream")...)
+		return b.do(t, "POST /files", query("path", "file"), strings.NewReader("x"), append(headers, "Content-Type", "application/octet-stream")...)
 	}
 	first := upload("X-Metadata-Author", "me", "x-metadata-LANG", "go")
 	if first.status == http.StatusNotImplemented {
@@ -299,7 +302,7 @@ func TestUploadErrors(t *testing.T) {
 			if test.kind != "" {
 				headers = append(headers, "Content-Type", test.kind)
 			}
-			b.do(t, "POST", "/files", query(test.pairs...), test.body, headers...).fails(t, test.status, test.text)
+			b.do(t, "POST /files", query(test.pairs...), test.body, headers...).fails(t, test.status, test.text)
 		})
 	}
 	for _, name := range []string{"f", "cut"} { // what failed left nothing
@@ -324,7 +327,7 @@ func TestDiskFull(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	a := b.do(t, "POST", "/files", query("path", "full/big"), bytes.NewReader(make([]byte, 200_000)), "Content-Type", "application/octet-stream")
+	a := b.do(t, "POST /files", query("path", "full/big"), bytes.NewReader(make([]byte, 200_000)), "Content-Type", "application/octet-stream")
 	a.fails(t, 507, "attempted to write 200000 bytes: ")
 	a.fails(t, 507, "not enough disk space available")
 	if _, err := os.Stat(full + "/big"); !os.IsNotExist(err) {
@@ -338,7 +341,7 @@ func TestCompose(t *testing.T) {
 	b.put(t, "2", "two")
 	b.put(t, "to/old", "old")
 	compose := func(body string) answer {
-		return b.do(t, "POST", "/files/compose", nil, strings.NewReader(body))
+		return b.do(t, "POST /files/compose", nil, strings.NewReader(body))
 	}
 	got := compose(`{"source_paths":["1","` + b.path("2") + `","1"],"destination":"to/old","username":"user"}`)
 	if want := fmt.Sprintf(`{"path":%q,"name":"old","type":"file"}`, b.path("to/old")); got.status != 200 || strings.TrimSpace(got.body) != want {
@@ -384,7 +387,7 @@ func TestAuthorization(t *testing.T) {
 	b.put(t, "f", "content")
 	const token = "secret"
 	b.ident.Bind(boxrpc.Init{AccessToken: token})
-	soon, past := fmt.Sprint(now.Unix()+10), fmt.Sprint(now.Unix()-1)
+	soon, past := strconv.FormatInt(now.Unix()+10, 10), strconv.FormatInt(now.Unix()-1, 10)
 	sign := func(expiration string, pairs ...string) []string {
 		q := query(pairs...)
 		pairs = append(pairs, "signature", files.Sign(q.Get("path"), "read", q.Get("username"), token, expiration))
@@ -417,7 +420,7 @@ func TestAuthorization(t *testing.T) {
 			if test.token != "" {
 				headers = []string{boxrpc.TokenHeader, test.token}
 			}
-			got := b.do(t, "GET", "/files", query(test.pairs...), nil, headers...)
+			got := b.do(t, "GET /files", query(test.pairs...), nil, headers...)
 			if test.status == 200 {
 				if got.status != 200 || got.body != "content" {
 					t.Errorf("answer = %d %q", got.status, got.body)
@@ -429,10 +432,10 @@ func TestAuthorization(t *testing.T) {
 	}
 	// A signature to read does not write, and one without a path writes anywhere
 	// in a form.
-	b.do(t, "POST", "/files", query(sign("", "path", "f")...), strings.NewReader("x"), "Content-Type", "application/octet-stream").
+	b.do(t, "POST /files", query(sign("", "path", "f")...), strings.NewReader("x"), "Content-Type", "application/octet-stream").
 		fails(t, 401, "invalid signature")
 	body, kind := form(t, "g", "new")
-	b.do(t, "POST", "/files", query("signature", files.Sign("", "write", "", token, "")), body, "Content-Type", kind).written(t)
+	b.do(t, "POST /files", query("signature", files.Sign("", "write", "", token, "")), body, "Content-Type", kind).written(t)
 	if got := b.get(t, "g"); got != "new" {
 		t.Errorf("content = %q", got)
 	}

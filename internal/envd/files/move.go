@@ -7,7 +7,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
+
+	"github.com/bulkheadhq/bulkhead/internal/envd/sysfile"
 )
 
 // moveAcross moves source to destination on another file system: it copies
@@ -18,7 +21,7 @@ func moveAcross(ctx context.Context, source, destination string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(copied)
+	defer func() { _ = os.RemoveAll(copied) }() // nothing is there after a success
 	inside := filepath.Join(copied, "entry")
 	if err := copyTree(ctx, source, inside); err != nil {
 		return err
@@ -58,7 +61,7 @@ func copyTree(ctx context.Context, from, to string) error {
 			if err != nil {
 				return err
 			}
-			return errors.Join(os.Symlink(link, target), likeOwner(target, st))
+			return errors.Join(os.Symlink(link, target), likeOwner(target, st)) //nolint:gosec // all of it is in the client's box
 		case mode.IsRegular():
 			return copyFile(path, target, st)
 		default:
@@ -69,8 +72,8 @@ func copyTree(ctx context.Context, from, to string) error {
 		return err
 	}
 	// Last and from the inside out: filling a directory changes its times.
-	for i := len(dirs) - 1; i >= 0; i-- {
-		if err := errors.Join(likeOwner(dirs[i].path, dirs[i].st), like(dirs[i].path, dirs[i].st)); err != nil {
+	for _, d := range slices.Backward(dirs) {
+		if err := errors.Join(likeOwner(d.path, d.st), like(d.path, d.st)); err != nil {
 			return err
 		}
 	}
@@ -79,12 +82,12 @@ func copyTree(ctx context.Context, from, to string) error {
 
 // copyFile copies a regular file.
 func copyFile(from, to string, st fs.FileInfo) error {
-	src, err := os.Open(from)
+	src, err := sysfile.Open(from, os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	dst, err := sysfile.Open(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

@@ -101,25 +101,25 @@ func (s *Service) ListDir(ctx context.Context, req *connect.Request[filesystempb
 	if err != nil {
 		return nil, err
 	}
-	real, err := directory(path)
+	dir, err := directory(path)
 	if err != nil {
 		return nil, err
 	}
 	depth := int(max(1, req.Msg.GetDepth()))
 	names := s.cfg.Box.Names()
 	var entries []*filesystempb.EntryInfo
-	err = filepath.WalkDir(real, func(p string, d fs.DirEntry, err error) error {
+	err = filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case p == real:
+		case p == dir:
 			return err
 		case err != nil:
-			return nil // it was removed meanwhile, or may not be read
+			return nil //nolint:nilerr // it was removed meanwhile, or may not be read
 		case len(entries) >= maxEntries:
 			return errorf(connect.CodeResourceExhausted, "'%s' holds more than %d entries down to depth %d; ask for less", path, maxEntries, depth)
 		}
-		rel := strings.TrimPrefix(strings.TrimPrefix(p, real), "/")
+		rel := strings.TrimPrefix(strings.TrimPrefix(p, dir), "/")
 		entry, err := describe(p, filepath.Join(path, rel), names)
 		if err != nil {
 			return nil //nolint:nilerr // it was removed meanwhile
@@ -138,18 +138,18 @@ func (s *Service) ListDir(ctx context.Context, req *connect.Request[filesystempb
 
 // directory returns where path leads, which must be a directory.
 func directory(path string) (string, error) {
-	real, err := filepath.EvalSymlinks(path)
+	target, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return "", failure("directory", path, err)
 	}
-	st, err := os.Stat(real)
+	st, err := os.Stat(target)
 	if err != nil {
 		return "", failure("directory", path, err)
 	}
 	if !st.IsDir() {
 		return "", errorf(connect.CodeInvalidArgument, "path is not a directory: %s", path)
 	}
-	return real, nil
+	return target, nil
 }
 
 // MakeDir implements the service's MakeDir.
@@ -197,8 +197,7 @@ func (s *Service) Move(ctx context.Context, req *connect.Request[filesystempb.Mo
 		err = moveAcross(ctx, source, destination)
 	}
 	if err != nil {
-		var link *os.LinkError
-		if errors.As(err, &link) {
+		if link, ok := errors.AsType[*os.LinkError](err); ok {
 			err = link.Err
 		}
 		return nil, connect.NewError(codeOf(err), fmt.Errorf("move '%s' to '%s': %w", source, destination, err))
@@ -227,12 +226,10 @@ func (s *Service) Remove(_ context.Context, req *connect.Request[filesystempb.Re
 
 // failure is the answer to an error of the operating system about path.
 func failure(what, path string, err error) error {
-	var answer *connect.Error
-	if errors.As(err, &answer) {
+	if answer, ok := errors.AsType[*connect.Error](err); ok {
 		return answer
 	}
-	var inner *fs.PathError
-	if errors.As(err, &inner) {
+	if inner, ok := errors.AsType[*fs.PathError](err); ok {
 		err = inner.Err
 	}
 	switch code := codeOf(err); code {

@@ -2,8 +2,8 @@ package files_test
 
 import (
 	"encoding/base64"
-	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -178,7 +178,7 @@ func TestMove(t *testing.T) {
 // TestMoveAcross moves between file systems, which rename cannot.
 func TestMoveAcross(t *testing.T) {
 	b := newBox(t)
-	other, err := os.MkdirTemp("/dev/shm", "bulkhead-test-*")
+	other, err := os.MkdirTemp("/dev/shm", "bulkhead-test-*") //nolint:usetesting // it must be on another file system
 	if err != nil {
 		t.Skip("needs a second file system at /dev/shm:", err)
 	}
@@ -305,6 +305,6 @@ func TestErrors(t *testing.T) {
 		{remove("/"), connect.CodeInvalidArgument, "cannot be removed"},
 		{remove("/proc/self/status"), connect.CodePermissionDenied, "not permitted"},
 	} {
-		t.Run(fmt.Sprint(i), func(t *testing.T) { want(t, test.err, test.code, test.text) })
+		t.Run(strconv.Itoa(i), func(t *testing.T) { want(t, test.err, test.code, test.text) })
 	}
 }

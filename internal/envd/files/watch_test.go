@@ -139,8 +139,13 @@ func TestWatchDirKeepalive(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer stream.Close()
-	if !stream.Receive() || !stream.Receive() || stream.Msg().GetKeepalive() == nil {
-		t.Errorf("second event = %v, %v; want a keepalive", stream.Msg(), stream.Err())
+	for _, name := range []string{"start", "keepalive"} {
+		if !stream.Receive() {
+			t.Fatalf("no %s: %v", name, stream.Err())
+		}
+	}
+	if stream.Msg().GetKeepalive() == nil {
+		t.Errorf("second event = %v; want a keepalive", stream.Msg())
 	}
 }
 

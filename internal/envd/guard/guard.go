@@ -144,7 +144,7 @@ func (g *Guard) spawn(ctx context.Context) {
 		case <-ctx.Done():
 			if group != nil {
 				if err := group.leave(); err != nil {
-					g.cfg.Log.Warn("spawning thread stays in the pids group", slog.Any("error", err))
+					g.cfg.Log.WarnContext(ctx, "spawning thread stays in the pids group", slog.Any("error", err))
 				}
 			}
 			return

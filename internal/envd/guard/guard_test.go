@@ -81,7 +81,8 @@ func wait(t *testing.T, cmd *exec.Cmd) syscall.WaitStatus {
 	if !kill.Stop() {
 		t.Fatalf("the guard did not end %v", cmd)
 	}
-	return cmd.ProcessState.Sys().(syscall.WaitStatus)
+	status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return status
 }
 
 // hog grows by 1 MiB at a time to 400 MiB and then waits.

@@ -133,7 +133,7 @@ func (g *Guard) lookAtTasks(usage Usage, limit int64, group *pidsGroup) time.Dur
 	// Programs that keep leaving their session are a tree each, so after a few
 	// trees everything goes.
 	g.strikes++
-	ended := 0
+	var ended int
 	if g.strikes > maxStrikes {
 		end.Detail = fmt.Sprintf("the sandbox used all its %d processes and threads, in %d trees; all were ended", limit, trees)
 		g.record(end, all, pidsOf(proctree.Descendants(all, os.Getpid()))...)

@@ -15,7 +15,7 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/envd/ident"
 )
 
-func accounts(t testing.TB) ident.Accounts {
+func accounts(t *testing.T) ident.Accounts {
 	t.Helper()
 	a := ident.Accounts{Passwd: filepath.Join(t.TempDir(), "passwd"), Group: filepath.Join(t.TempDir(), "group")}
 	for path, text := range map[string]string{

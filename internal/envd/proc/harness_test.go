@@ -151,7 +151,7 @@ func (b *box) connect(t *testing.T, sel *processpb.ProcessSelector) *follower {
 }
 
 // withoutDeadline hides a deadline from the client, which would send it along.
-type withoutDeadline struct{ context.Context }
+type withoutDeadline struct{ context.Context } //nolint:containedctx // it is one
 
 func (withoutDeadline) Deadline() (time.Time, bool) { return time.Time{}, false }
 

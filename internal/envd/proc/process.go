@@ -124,8 +124,7 @@ func (p *process) startError(err error) error {
 // cause leaves the path out of an error of the operating system, which would
 // name the program again.
 func cause(err error) error {
-	var path *os.PathError
-	if errors.As(err, &path) {
+	if path, ok := errors.AsType[*os.PathError](err); ok {
 		return path.Err
 	}
 	return err

@@ -42,7 +42,7 @@ const (
 // List returns the processes under the mounted proc, "/proc" outside tests.
 // Processes that end meanwhile are left out.
 func List(proc string) ([]Process, error) {
-	dir, err := os.Open(proc)
+	dir, err := sysfile.Open(proc, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}

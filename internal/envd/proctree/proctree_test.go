@@ -33,10 +33,10 @@ func table(t *testing.T, stats ...string) string {
 	return dir
 }
 
-// stat is a line with the given numbers; 4 threads and 3 resident pages.
-func stat(pid, parent, group, session int, name string, state byte) string {
+// stat is a line with the given pid, parent, group and session; 4 threads and 3 resident pages.
+func stat(ids [4]int, name string, state byte) string {
 	return fmt.Sprintf("%d (%s) %c %d %d %d 0 -1 0 0 0 0 0 0 0 0 0 20 0 4 0 100 4096 3 99\n",
-		pid, name, state, parent, group, session)
+		ids[0], name, state, ids[1], ids[2], ids[3])
 }
 
 func pids(all []proctree.Process) []int {
@@ -49,7 +49,7 @@ func pids(all []proctree.Process) []int {
 }
 
 func TestList(t *testing.T) {
-	dir := table(t, stat(7, 1, 7, 7, "a) R 9 (b", 'S'), "8 (short) S 1 8", "9 no name at all")
+	dir := table(t, stat([4]int{7, 1, 7, 7}, "a) R 9 (b", 'S'), "8 (short) S 1 8", "9 no name at all")
 	if err := os.Mkdir(filepath.Join(dir, "self"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -70,15 +70,15 @@ func TestList(t *testing.T) {
 
 func TestMembers(t *testing.T) {
 	dir := table(t,
-		stat(1, 0, 1, 1, "envd", 'S'),
-		stat(10, 1, 10, 10, "bash", 'S'),
-		stat(11, 10, 11, 10, "job", 'S'),    // a job of its own in the session
-		stat(12, 1, 12, 10, "orphan", 'S'),  // its parent is gone
-		stat(5, 12, 5, 5, "setsid", 'S'),    // left the session, its parent is a member
-		stat(13, 10, 10, 10, "zombie", 'Z'), // has ended
-		stat(20, 1, 20, 20, "other", 'S'),   // another tree
-		stat(30, 1, 30, 30, "daemon", 'S'),  // once of 10, and left it
-		stat(31, 30, 30, 30, "daemon's", 'S'),
+		stat([4]int{1, 0, 1, 1}, "envd", 'S'),
+		stat([4]int{10, 1, 10, 10}, "bash", 'S'),
+		stat([4]int{11, 10, 11, 10}, "job", 'S'),    // a job of its own in the session
+		stat([4]int{12, 1, 12, 10}, "orphan", 'S'),  // its parent is gone
+		stat([4]int{5, 12, 5, 5}, "setsid", 'S'),    // left the session, its parent is a member
+		stat([4]int{13, 10, 10, 10}, "zombie", 'Z'), // has ended
+		stat([4]int{20, 1, 20, 20}, "other", 'S'),   // another tree
+		stat([4]int{30, 1, 30, 30}, "daemon", 'S'),  // once of 10, and left it
+		stat([4]int{31, 30, 30, 30}, "daemon's", 'S'),
 	)
 	all, err := proctree.List(dir)
 	if err != nil {
@@ -125,7 +125,8 @@ func TestKill(t *testing.T) {
 	if rest, err := io.ReadAll(out); err != nil || len(rest) != 0 {
 		t.Errorf("rest of the output = %q, %v", rest, err)
 	}
-	if err := cmd.Wait(); err == nil || cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+	err = cmd.Wait()
+	if status, _ := cmd.ProcessState.Sys().(syscall.WaitStatus); err == nil || status.Signal() != syscall.SIGKILL {
 		t.Errorf("the leader ended with %v", cmd.ProcessState)
 	}
 	if n := proctree.Kill("/proc", os.Getpid()); n != 0 {

@@ -68,7 +68,7 @@ func churn() error {
 			err := exec.Command("sh", "-c", "(sleep 0.0"+strconv.Itoa(i%9)+" &) ; exit "+strconv.Itoa(code)).Run()
 			var exit *exec.ExitError
 			if code == 0 && err != nil || code != 0 && (!errors.As(err, &exit) || exit.ExitCode() != code) {
-				errs <- fmt.Errorf("program %d: %v; want exit code %d", i, err, code)
+				errs <- fmt.Errorf("program %d: %w; want exit code %d", i, err, code)
 			}
 		})
 	}
