@@ -27,6 +27,7 @@ type Program struct {
 	hostNames map[string]bool
 	anyHost   bool
 	regexps   int
+	buffers   bool
 }
 
 // Fingerprint returns the identity of a source text.
@@ -50,8 +51,14 @@ func (e *SyntaxError) Error() string { return e.Failure.Name + ": " + e.Failure.
 //
 // For [LaneInProcess] nothing beyond 8 KiB is parsed, since the parser's stack
 // grows with the text; the program then has a Why. The error is a *SyntaxError.
-func (e *Engine) Compile(source string, lane Lane) (*Program, error) {
-	p := &Program{Fingerprint: Fingerprint(source), Size: len(source)}
+func (e *Engine) Compile(source string, lane Lane) (p *Program, err error) {
+	defer func() {
+		// goja panics on a few texts that it should refuse or accept.
+		if x := recover(); x != nil {
+			p, err = nil, syntaxError(fmt.Errorf("the parser gave up: %v", x))
+		}
+	}()
+	p = &Program{Fingerprint: Fingerprint(source), Size: len(source)}
 	if lane == LaneInProcess && len(source) > smallSource {
 		p.Why = fmt.Sprintf("its source is longer than %d bytes", smallSource)
 		return p, nil
@@ -60,21 +67,12 @@ func (e *Engine) Compile(source string, lane Lane) (*Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	var a *analysis
-	if lane == LaneInProcess {
-		a = analyse(&e.universe, tree)
-		if p.Why = a.why; p.Why != "" {
-			return p, nil
-		}
-	} else {
-		// The analysis rewrites its tree, so that it gets one of its own.
-		copied, err := parse(source)
-		if err != nil {
-			return nil, err
-		}
-		a = analyse(&e.universe, copied)
+	a := analyse(&e.universe, tree, lane)
+	if lane == LaneInProcess && a.why != "" {
+		p.Why = a.why
+		return p, nil
 	}
-	p.names, p.hostNames, p.anyHost, p.regexps = sortedNames(a.names), a.hostNames, a.anyHost, a.regexps
+	p.names, p.hostNames, p.anyHost, p.regexps, p.buffers = sortedNames(a.names), a.hostNames, a.anyHost, a.regexps, a.buffers
 	if p.code, err = goja.CompileAST(tree, false); err != nil {
 		return nil, syntaxError(err)
 	}

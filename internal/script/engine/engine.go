@@ -18,6 +18,7 @@ type Engine struct {
 	byName   map[string][]native
 	charged  []native // those with a charge, for workers
 	clone    *goja.Program
+	buffers  *goja.Program
 	sampling atomic.Int32
 	wake     chan struct{}
 
@@ -35,6 +36,9 @@ func New() (*Engine, error) {
 	}
 	if e.clone, err = goja.Compile("structuredClone", cloneSource, true); err != nil {
 		return nil, fmt.Errorf("compile structuredClone: %w", err)
+	}
+	if e.buffers, err = bufferPrelude(); err != nil {
+		return nil, fmt.Errorf("compile buffer prelude: %w", err)
 	}
 	for _, n := range natives() {
 		if !e.universe.properties[n.name] {

@@ -182,6 +182,7 @@ func TestFailures(t *testing.T) {
 		{"never settles", `new Promise(() => {})`, "Error", "the result is a promise that nothing will settle"},
 		{"cycle", `const a = {}; a.a = a; a`, "TypeError", "a value that contains itself cannot be written as JSON"},
 		{"deep", `let a = []; for (let i = 0; i < 2000; i++) a = [a]; a`, "TypeError", "a value nested more than 1000 deep cannot be written as JSON"},
+		{"endless repeat", `"x".repeat(1 / 0)`, "RangeError", "Invalid count value"},
 		{"in a timer", `setTimeout(() => { throw new Error("late") }, 1)`, "Error", "late"},
 		{"bad input", `1`, "SyntaxError", ""},
 	} {

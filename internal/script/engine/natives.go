@@ -178,15 +178,13 @@ func smallArray(r *run, this goja.Value, _ []goja.Value) {
 	r.charge("an array", 16*n)
 }
 
-// count returns v as a length, 0 when it is not a number above 0 and at most
-// 2^53 where it is beyond.
+// count returns v as a length: 0 when it is not a number above 0, and at most
+// 2^53.
 func count(v goja.Value) int64 {
-	f := math.NaN()
-	switch v.(type) {
-	case goja.String, *goja.Object, *goja.Symbol:
-	default:
-		f = v.ToFloat()
+	if v == nil || !goja.IsNumber(v) {
+		return 0
 	}
+	f := v.ToFloat()
 	if !(f > 0) {
 		return 0
 	}
@@ -205,7 +203,9 @@ func smallRepeat(r *run, this goja.Value, args []goja.Value) {
 	if size(arg(args, 0)) != 32 && len(args) > 0 {
 		r.move("repeat by something that is no number")
 	}
-	r.charge("repeat", 2*min(times(r.text(this), count(arg(args, 0))), 1<<60))
+	if n := r.text(this); !goja.IsInfinity(arg(args, 0)) { // which it refuses itself
+		r.charge("repeat", 2*min(times(n, count(arg(args, 0))), 1<<60))
+	}
 }
 
 func smallPad(r *run, this goja.Value, args []goja.Value) {
@@ -297,6 +297,9 @@ func smallReplace(all bool) check {
 			m := r.text(arg(args, 0))
 			if times(n, max(1, m)) > smallProduct {
 				r.move("a search over a long string")
+			}
+			if m == 0 && all {
+				r.move("replaceAll of nothing") // goja does not come back from some
 			}
 			if all {
 				matches = n/max(1, m) + 1
@@ -568,7 +571,7 @@ func (r *run) jsonSize(v goja.Value, depth int64, nodes *int) int64 {
 // the lengths of real arrays, which no program can notice.
 
 func chargeRepeat(r *run, this goja.Value, args []goja.Value) {
-	if n := size(this); n > 0 {
+	if n := size(this); n > 0 && !goja.IsInfinity(arg(args, 0)) { // which it refuses itself
 		r.charge("repeat", times(n, count(arg(args, 0))))
 	}
 }

@@ -6,82 +6,67 @@ import (
 	_ "crypto/sha256" // registers SHA-256
 	_ "crypto/sha512" // registers SHA-384 and SHA-512
 	"encoding/hex"
+	"errors"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/dop251/goja"
+	"github.com/dop251/goja/ast"
+	"github.com/dop251/goja/parser"
 )
 
-// buffers are the constructors that allocate as many bytes as they are told.
-var buffers = []struct {
-	name string
-	size int64
-}{
-	{"ArrayBuffer", 1},
-	{"Int8Array", 1},
-	{"Uint8Array", 1},
-	{"Uint8ClampedArray", 1},
-	{"Int16Array", 2},
-	{"Uint16Array", 2},
-	{"Int32Array", 4},
-	{"Uint32Array", 4},
-	{"Float32Array", 4},
-	{"Float64Array", 8},
-	{"BigInt64Array", 8},
-	{"BigUint64Array", 8},
+// buffers are the constructors that allocate as much as they are told, with the
+// bytes of one element.
+var buffers = map[string]int64{
+	"ArrayBuffer": 1,
+	"Int8Array":   1, "Uint8Array": 1, "Uint8ClampedArray": 1,
+	"Int16Array": 2, "Uint16Array": 2,
+	"Int32Array": 4, "Uint32Array": 4, "Float32Array": 4,
+	"Float64Array": 8, "BigInt64Array": 8, "BigUint64Array": 8,
 }
 
-// wrapBuffers puts a proxy that charges first in the place of each constructor
-// that the program can reach.
-func (r *run) wrapBuffers() {
-	for _, b := range buffers {
-		if !r.program.anyHost && !r.program.mentions(b.name) {
-			continue
-		}
-		target, ok := r.rt.Get(b.name).(*goja.Object)
-		if !ok {
-			continue
-		}
-		construct, ok := goja.AssertConstructor(target)
-		if !ok {
-			continue
-		}
-		var proxied *goja.Object
-		proxy := r.rt.NewProxy(target, &goja.ProxyTrapConfig{
-			Construct: func(_ *goja.Object, args []goja.Value, newTarget *goja.Object) *goja.Object {
-				r.enter()
-				if n := size(arg(args, 0)); n == 32 {
-					r.charge(b.name, times(count(args[0]), b.size))
-				} else if _, items, ok := asArray(arg(args, 0)); ok {
-					r.charge(b.name, times(items, b.size))
-				}
-				if newTarget == proxied {
-					newTarget = target
-				}
-				o, err := construct(newTarget, args...)
-				if err != nil {
-					panic(err)
-				}
-				return o
-			},
-		})
-		proxied, _ = r.rt.ToValue(proxy).(*goja.Object)
-		const no, yes = goja.FLAG_FALSE, goja.FLAG_TRUE
-		_ = r.rt.GlobalObject().DefineDataProperty(b.name, proxied, yes, yes, no)
-		if proto, ok := target.Get("prototype").(*goja.Object); ok {
-			_ = proto.DefineDataProperty("constructor", proxied, yes, yes, no)
-		}
+// bufferPrelude returns a program that binds askBytes to what stands under the
+// same name in the global object. As a lexical binding the program can neither
+// name it nor see it.
+func bufferPrelude() (*goja.Program, error) {
+	bound := func() *ast.Identifier { return &ast.Identifier{Name: askBytes, Idx: 1} }
+	tree, err := goja.Parse(sourceName, "const x = this.y", parser.WithDisableSourceMaps)
+	if err != nil {
+		return nil, err
 	}
+	decl, ok := tree.Body[0].(*ast.LexicalDeclaration)
+	if !ok {
+		return nil, errors.New("a declaration is not what it was")
+	}
+	member, ok := decl.List[0].Initializer.(*ast.DotExpression)
+	if !ok {
+		return nil, errors.New("a member is not what it was")
+	}
+	decl.List[0].Target = bound()
+	member.Identifier = *bound()
+	return goja.CompileAST(tree, false)
 }
 
-// mentions reports whether the program names something.
-func (p *Program) mentions(name string) bool {
-	for _, n := range p.names {
-		if n == name {
-			return true
+// installBuffers defines what rewritten constructors of buffers call.
+func (r *run) installBuffers() error {
+	global := r.rt.GlobalObject()
+	charge := func(call goja.FunctionCall) goja.Value {
+		r.enter()
+		v := call.Argument(0)
+		if goja.IsNumber(v) {
+			r.charge("a buffer", times(count(v), call.Argument(1).ToInteger()))
+		} else if _, n, ok := asArray(v); ok {
+			r.charge("a buffer", times(n, call.Argument(1).ToInteger()))
 		}
+		return v
 	}
-	return false
+	if err := global.Set(askBytes, charge); err != nil {
+		return err
+	}
+	if _, err := r.rt.RunProgram(r.engine.buffers); err != nil {
+		return err
+	}
+	return global.Delete(askBytes)
 }
 
 // class makes a constructor whose instances have the given methods.

@@ -124,6 +124,11 @@ func (r *run) protect() (out Outcome) {
 			out = Outcome{Moved: fmt.Sprintf("the engine panicked: %v", x)}
 			return
 		}
+		if e, ok := x.(runtime.Error); ok && strings.Contains(e.Error(), "makeslice") {
+			// The runtime's way to refuse a slice that no machine has.
+			out = ended(r.memoryEnd(1<<62, "a built-in asked for more memory than there can be"))
+			return
+		}
 		out = Outcome{End: bulkhead.End{
 			Cause: bulkhead.CauseCrashed, ExitCode: 134,
 			Detail: clip(fmt.Sprintf("the engine panicked: %v\n%s", x, debug.Stack()), maxMessage),
@@ -244,7 +249,11 @@ func (r *run) prepare() error {
 		for _, n := range r.engine.charged {
 			r.wrap(n, n.charge)
 		}
-		r.wrapBuffers()
+		if r.program.buffers {
+			if err := r.installBuffers(); err != nil {
+				return fmt.Errorf("prepare buffers: %w", err)
+			}
+		}
 	}
 	r.installHost()
 	return r.setInput()

@@ -5,10 +5,10 @@ import (
 	"math/big"
 	"regexp/syntax"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/dop251/goja/ast"
-	"github.com/dop251/goja/file"
 	"github.com/dop251/goja/parser"
 	"github.com/dop251/goja/token"
 	"github.com/dop251/goja/unistring"
@@ -21,6 +21,7 @@ const (
 	askIterable = "\x00iterable" // ...x: how long is it?
 	askObject   = "\x00object"   // {...x}: how large is it?
 	askText     = "\x00text"     // `${x}`: charge its length
+	askBytes    = "\x00bytes"    // new Float64Array(n), in workers: charge n × 8
 )
 
 // Which names of the language a small program may use, beside its own. Every
@@ -85,22 +86,23 @@ func (u *universe) small(name string) bool {
 // analysis is what the syntax of a program says.
 type analysis struct {
 	u         *universe
+	lane      Lane
 	why       string // why it is not small; "" if it is
 	names     map[string]bool
 	hostNames map[string]bool // host globals it mentions
 	anyHost   bool            // or might reach by another way
 	regexps   int             // instructions of its largest regular expression
+	buffers   bool            // it makes buffers by their names
 
 	fine    map[*ast.Identifier]bool
 	guarded map[ast.Expression]bool // patterns whose source asks first
 	params  map[*ast.Binding]bool
 }
 
-// analyse reads the program's tree, and where small is set rewrites it for the
-// in-process lane.
-func analyse(u *universe, p *ast.Program) *analysis {
+// analyse reads the program's tree and rewrites it for the lane.
+func analyse(u *universe, p *ast.Program, lane Lane) *analysis {
 	a := &analysis{
-		u: u, names: map[string]bool{}, hostNames: map[string]bool{},
+		u: u, lane: lane, names: map[string]bool{}, hostNames: map[string]bool{},
 		fine: map[*ast.Identifier]bool{}, guarded: map[ast.Expression]bool{}, params: map[*ast.Binding]bool{},
 	}
 	w := walker{enter: a.enter}
@@ -115,11 +117,15 @@ func (a *analysis) deny(format string, args ...any) {
 	}
 }
 
-// ask returns the call of one of the ask functions on e.
-func ask(name string, e ast.Expression) ast.Expression {
+// ask returns the call of one of the ask functions on e, for the in-process
+// lane; in workers e itself.
+func (a *analysis) ask(name string, e ast.Expression) ast.Expression {
+	if a.lane != LaneInProcess {
+		return e
+	}
 	return &ast.CallExpression{
 		Callee:       &ast.Identifier{Name: unistring.String(name), Idx: e.Idx0()},
-		ArgumentList: []ast.Expression{e}, LeftParenthesis: e.Idx0(), RightParenthesis: file.Idx(e.Idx1()),
+		ArgumentList: []ast.Expression{e}, LeftParenthesis: e.Idx0(), RightParenthesis: e.Idx1(),
 	}
 }
 
@@ -144,7 +150,7 @@ func (a *analysis) enter(n ast.Node) bool {
 			a.fine[id] = smallNews[string(id.Name)]
 		}
 	case *ast.ArrayLiteral:
-		askSpread(n.Value, askIterable)
+		a.askSpread(n.Value, askIterable)
 	case *ast.ObjectLiteral:
 		a.object(n)
 	case *ast.TemplateLiteral:
@@ -153,7 +159,7 @@ func (a *analysis) enter(n ast.Node) bool {
 		}
 		if len(n.Expressions) > 4 {
 			for i, e := range n.Expressions {
-				n.Expressions[i] = ask(askText, e)
+				n.Expressions[i] = a.ask(askText, e)
 			}
 		}
 	case *ast.RegExpLiteral:
@@ -262,7 +268,7 @@ func (a *analysis) bracket(n *ast.BracketExpression) {
 		a.property(string(m.Value))
 	default:
 		a.anyHost = a.anyHost || isThis(n.Left)
-		n.Member = ask(askKey, m)
+		n.Member = a.ask(askKey, m)
 	}
 	if id, ok := n.Left.(*ast.Identifier); ok && hostSmall[string(id.Name)] {
 		a.fine[id] = true
@@ -285,32 +291,53 @@ func (a *analysis) call(n *ast.CallExpression) {
 			a.fine[id] = true
 		}
 	}
-	askSpread(n.ArgumentList, askIterable)
+	a.askSpread(n.ArgumentList, askIterable)
 }
 
 // construct looks at new X(...).
 func (a *analysis) construct(n *ast.NewExpression) {
-	askSpread(n.ArgumentList, askIterable)
+	a.askSpread(n.ArgumentList, askIterable)
 	id, ok := n.Callee.(*ast.Identifier)
 	if !ok {
 		return
 	}
 	name := string(id.Name)
 	a.fine[id] = smallNews[name]
+	a.buffer(name, n.ArgumentList)
 	if smallFilled[name] && len(n.ArgumentList) > 0 {
 		if _, spread := n.ArgumentList[0].(*ast.SpreadElement); spread {
 			a.deny("it fills a %s from a spread", name)
 			return
 		}
-		n.ArgumentList[0] = ask(askIterable, n.ArgumentList[0])
+		n.ArgumentList[0] = a.ask(askIterable, n.ArgumentList[0])
+	}
+}
+
+// buffer makes the constructor of a buffer charge its length first, in workers.
+func (a *analysis) buffer(name string, args []ast.Expression) {
+	size, ok := buffers[name]
+	if !ok || a.lane != LaneWorker || len(args) == 0 {
+		return
+	}
+	e := args[0]
+	if _, spread := e.(*ast.SpreadElement); spread {
+		return
+	}
+	a.buffers = true
+	args[0] = &ast.CallExpression{
+		Callee: &ast.Identifier{Name: askBytes, Idx: e.Idx0()},
+		ArgumentList: []ast.Expression{
+			e, &ast.NumberLiteral{Idx: e.Idx0(), Literal: strconv.FormatInt(size, 10), Value: size},
+		},
+		LeftParenthesis: e.Idx0(), RightParenthesis: e.Idx1(),
 	}
 }
 
 // askSpread makes every spread of the list ask first.
-func askSpread(list []ast.Expression, name string) {
+func (a *analysis) askSpread(list []ast.Expression, name string) {
 	for _, e := range list {
 		if s, ok := e.(*ast.SpreadElement); ok {
-			s.Expression = ask(name, s.Expression)
+			s.Expression = a.ask(name, s.Expression)
 		}
 	}
 }
@@ -320,7 +347,7 @@ func (a *analysis) object(n *ast.ObjectLiteral) {
 	for _, p := range n.Value {
 		switch p := p.(type) {
 		case *ast.SpreadElement:
-			p.Expression = ask(askObject, p.Expression)
+			p.Expression = a.ask(askObject, p.Expression)
 		case *ast.PropertyKeyed:
 			if p.Kind == ast.PropertyKindGet || p.Kind == ast.PropertyKindSet {
 				a.deny("it has an accessor")
@@ -376,12 +403,12 @@ func (a *analysis) binding(b *ast.Binding) {
 	case *ast.ObjectPattern:
 		if t.Rest != nil {
 			a.guarded[t] = true
-			b.Initializer = ask(askObject, b.Initializer)
+			b.Initializer = a.ask(askObject, b.Initializer)
 		}
 	case *ast.ArrayPattern:
 		if t.Rest != nil {
 			a.guarded[t] = true
-			b.Initializer = ask(askIterable, b.Initializer)
+			b.Initializer = a.ask(askIterable, b.Initializer)
 		}
 	}
 }

@@ -1,0 +1,393 @@
+package engine
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dop251/goja"
+	"github.com/dop251/goja/parser"
+	"github.com/goccy/go-yaml"
+
+	"github.com/bulkheadhq/bulkhead/internal/testenv"
+)
+
+// conformance is where testdata/fetch.sh puts public test suites.
+const conformance = "../../../.cache/conformance"
+
+// suite returns the directory of a public suite, or skips the test.
+func suite(t *testing.T, name string) string {
+	t.Helper()
+	dir := filepath.Join(conformance, name)
+	_, err := os.Stat(dir)
+	testenv.Have(t, "conformance", err == nil, dir+" is missing; run internal/script/testdata/fetch.sh")
+	return dir
+}
+
+// bare runs source in goja as it is and returns its JSON or its exception.
+func bare(source string) string {
+	rt := goja.New()
+	rt.SetParserOptions(parser.WithDisableSourceMaps)
+	rt.SetMaxCallStackSize(int(DefaultLimits().Depth))
+	timer := time.AfterFunc(20*time.Second, func() { rt.Interrupt("too long") })
+	defer timer.Stop()
+	if bareCompile(source) != nil {
+		return "SyntaxError"
+	}
+	v, err := rt.RunProgram(must(goja.CompileAST(must(parse(source)), false)))
+	var ex *goja.Exception
+	if errors.As(err, &ex) {
+		if o, ok := ex.Value().(*goja.Object); ok {
+			return fmt.Sprintf("throws %v: %v", o.Get("name"), o.Get("message"))
+		}
+		return "throws " + ex.Value().String()
+	}
+	if err != nil {
+		return "fails: " + err.Error()
+	}
+	return v.String()
+}
+
+// guarded is bare with the charged built-ins of a lane. moved says that an
+// in-process run gave up, which it may always.
+func (e *Engine) guarded(t *testing.T, source string, lane Lane) (got string, moved bool) {
+	t.Helper()
+	limits := Limits{MemoryMB: 1024, TimeMS: 20_000, ResultBytes: 64 << 20}.Or(DefaultLimits())
+	out := e.runSource(t, source, lane, Input{Limits: limits})
+	switch {
+	case out.Moved != "":
+		return "", true
+	case out.Failure != nil && out.Failure.Name == "SyntaxError" &&
+		(strings.HasPrefix(out.Failure.Message, sourceName) || strings.Contains(out.Failure.Message, "gave up")):
+		return "SyntaxError", false
+	case out.Failure != nil && out.Failure.Name == "Uncaught":
+		return "throws " + out.Failure.Message, false
+	case out.Failure != nil:
+		return fmt.Sprintf("throws %s: %s", out.Failure.Name, out.Failure.Message), false
+	case out.Result == nil:
+		return "fails: " + out.End.String(), false
+	}
+	var s string
+	if json.Unmarshal(out.Result, &s) != nil {
+		s = string(out.Result)
+	}
+	return s, false
+}
+
+// same reports a difference between bare goja and a lane.
+func (e *Engine) same(t *testing.T, name, source string, lane Lane) (ran bool) {
+	t.Helper()
+	got, moved := e.guarded(t, source, lane)
+	if moved {
+		return false
+	}
+	wants, gots := strings.Split(bare(source), "\n"), strings.Split(got, "\n")
+	differences := 0
+	for i := range max(len(wants), len(gots)) {
+		var g, w string
+		if i < len(gots) {
+			g = gots[i]
+		}
+		if i < len(wants) {
+			w = wants[i]
+		}
+		if g == w {
+			continue
+		}
+		if differences++; differences <= 5 {
+			t.Errorf("%s, %v lane: %.400s\nbare goja: %.400s", name, lane, g, w)
+		}
+	}
+	if differences > 5 {
+		t.Errorf("%s: %d differences", name, differences)
+	}
+	return true
+}
+
+// TestBuiltInsLookTheSame compares everything that can be seen of the built-ins.
+func TestBuiltInsLookTheSame(t *testing.T) {
+	e := newEngine(t)
+	e.same(t, "built-ins", `(function () {
+		const seen = new Set(), lines = [];
+		function walk(o, path) {
+			if ((typeof o !== "object" && typeof o !== "function") || o === null || seen.has(o) || path.length > 200) return;
+			seen.add(o);
+			for (const key of Reflect.ownKeys(o)) {
+				const d = Object.getOwnPropertyDescriptor(o, key), name = path + "." + String(key);
+				if (/^\.(kv|console|input|fetch|set|clear|queue|btoa|atob|URL|Text|crypto|structured)/.test(name)) continue;
+				let line = name + " " + ["writable", "enumerable", "configurable"].map(k => d[k]).join();
+				if (typeof d.value === "function") {
+					let constructs = true;
+					try { Reflect.construct(Object, [], d.value) } catch (e) { constructs = false }
+					line += " function " + d.value.name + " " + d.value.length + " " + constructs + " " +
+						Object.getOwnPropertyNames(d.value).sort();
+				}
+				lines.push(line);
+				walk(d.value, name);
+				walk(d.get, name);
+			}
+			walk(Object.getPrototypeOf(o), path + ".__proto__");
+		}
+		walk(globalThis, "");
+		return lines.sort().join("\n");
+	})()`, LaneWorker)
+}
+
+// differential calls every charged built-in with many receivers and arguments
+// and writes down what it returns or throws, and everything it asked of them.
+const differential = `(function () {
+	const log = [];
+	function show(v, depth) {
+		if (typeof v === "string") return v.length > 200 ? "long " + v.length : JSON.stringify(v);
+		if (typeof v === "symbol" || typeof v !== "object" && typeof v !== "function" || v === null) return Object.is(v, -0) ? "-0" : String(v);
+		if (typeof v === "function") return "function";
+		if ((depth || 0) > 4) return "deep";
+		if (Array.isArray(v) && v.length > 200) return "array " + v.length;
+		let keys;
+		try { keys = Reflect.ownKeys(v) } catch (e) { return "throws " + e.name }
+		return (Array.isArray(v) ? "[" : "{") + keys.map(k => String(k) + ":" + show(v[k], (depth || 0) + 1)).join() + "}";
+	}
+	function traced(name, target) {
+		return new Proxy(target, {
+			get(t, k, r) { log.push(name + " get " + String(k)); return Reflect.get(t, k, t) },
+			has(t, k) { log.push(name + " has " + String(k)); return Reflect.has(t, k) },
+			set(t, k, v) { log.push(name + " set " + String(k)); return Reflect.set(t, k, v) },
+			deleteProperty(t, k) { log.push(name + " delete " + String(k)); return Reflect.deleteProperty(t, k) },
+			defineProperty(t, k, d) { log.push(name + " define " + String(k)); return Reflect.defineProperty(t, k, d) },
+			getOwnPropertyDescriptor(t, k) { log.push(name + " own " + String(k)); return Reflect.getOwnPropertyDescriptor(t, k) },
+			getPrototypeOf(t) { log.push(name + " proto"); return Reflect.getPrototypeOf(t) },
+			ownKeys(t) { log.push(name + " keys"); return Reflect.ownKeys(t) },
+		});
+	}
+	class Own extends Array {}
+	const getter = { get length() { log.push("length read"); return 3 }, 0: "x", 2: "z" };
+	const values = () => [
+		undefined, null, true, 0, -1, 3, 2.7, NaN, -Infinity, "", "abc", "a,b", "\ud800x", "$&$1$'", "ä€😀",
+		Symbol.iterator, 5n, [], [3, 1, 2], [1, , 3], ["b", ["a", ["c"]]], Own.of(1, 2), /b/g, /(b)|x/, new Date(0),
+		{}, { length: 2, 0: "p", 1: "q" }, { length: -1 }, { toString() { log.push("toString"); return "t" } },
+		{ valueOf() { log.push("valueOf"); return 2 }, toString: null }, { toString() { throw new RangeError("no text") } },
+		getter, traced("p", ["m", "n"]), traced("q", { length: 2, 0: "u", 1: "v" }), new String("str"), new Number(7),
+		() => 1, new Uint8Array([1, 2]), new Map([[1, 2]]), new Set([4]), Object.freeze([1, 2]),
+		new Proxy({}, { get() { throw new EvalError("trap") } }), "[1,{\"a\":[2]}]", '{"x":1}',
+	];
+	const out = [];
+	function call(path, f, self, args) {
+		log.length = 0;
+		let line = path;
+		try { line += " = " + show(Reflect.apply(f, self, args)) } catch (e) { line += " throws " + e.name + " " + e.message }
+		out.push(line + " | " + log.join("; "));
+	}
+	for (const [path, holder, names] of TABLE) {
+		for (const name of names) {
+			const f = holder[name];
+			for (let i = 0; i < values().length; i++) {
+				call(path + "." + name + "#" + i, f, values()[i], []);
+				for (let j = 0; j < values().length; j++) {
+					if ((i + j) % 2 && i > 20 && j > 20) continue; // half of the odd with the odd will do
+					if (name === "replaceAll" && [9, 17].includes(j)) continue; // goja does not come back from replacing ""
+					call(path + "." + name + "#" + i + "," + j, f, values()[i], [values()[j]]);
+					if (i % 5 === j % 5) call(path + "." + name + "#" + i + "," + j + "+", f, values()[i], [values()[j], values()[(i + j) % values().length]]);
+				}
+			}
+		}
+	}
+	for (const T of [ArrayBuffer, Uint8Array, Float64Array, BigInt64Array]) {
+		for (let i = 0; i < values().length; i++) {
+			for (const target of [undefined, T, class extends T {}, function () {}]) {
+				log.length = 0;
+				let line = T.name + "#" + i;
+				try {
+					const o = target ? Reflect.construct(T, [values()[i]], target) : T(values()[i]);
+					line += " = " + show(o) + (o instanceof T) + (o.constructor === T) + Object.prototype.toString.call(o);
+				} catch (e) { line += " throws " + e.name + " " + e.message }
+				out.push(line + " | " + log.join("; "));
+			}
+		}
+	}
+	return out.join("\n");
+})()`
+
+func TestChargedBuiltInsBehaveTheSame(t *testing.T) {
+	e := newEngine(t)
+	places := map[holder]string{
+		inString: "String.prototype", inArray: "Array.prototype", inRegExp: "RegExp.prototype", inObject: "Object",
+		inArrayConstructor: "Array", inPromise: "Promise", inJSON: "JSON", inGlobal: "globalThis",
+	}
+	count := 0
+	for _, n := range e.charged {
+		table := fmt.Sprintf("[[%q, %s, [%q]]]", places[n.in], places[n.in], n.name)
+		source := strings.Replace(differential, "TABLE", table, 1)
+		e.same(t, places[n.in]+"."+n.name, source, LaneWorker)
+		count++
+	}
+	if count < 15 {
+		t.Errorf("%d charged built-ins were compared", count)
+	}
+}
+
+// TestParserPrograms compiles tc39's test262-parser-tests in both lanes: where
+// bare goja accepts a program, so must we, and what it refuses we refuse.
+func TestParserPrograms(t *testing.T) {
+	dir := suite(t, "test262-parser-tests")
+	e := newEngine(t)
+	total, accepted, small := 0, 0, 0
+	for _, kind := range []string{"pass", "pass-explicit", "fail", "early"} {
+		files, err := filepath.Glob(filepath.Join(dir, kind, "*.js"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			if strings.HasSuffix(f, ".module.js") {
+				continue
+			}
+			data, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			bareErr := bareCompile(string(data))
+			total++
+			if bareErr == nil {
+				accepted++
+			}
+			for _, lane := range []Lane{LaneInProcess, LaneWorker} {
+				p, err := e.Compile(string(data), lane)
+				if p != nil && p.Why != "" {
+					continue // decided without compiling
+				}
+				if (err == nil) != (bareErr == nil) {
+					t.Errorf("%s, %v lane: %v; bare goja: %v", f, lane, err, bareErr)
+				}
+				if lane == LaneInProcess && err == nil {
+					small++
+				}
+			}
+		}
+	}
+	t.Logf("%d programs: bare goja accepts %d, of which %d are small", total, accepted, small)
+	if total < 1000 {
+		t.Errorf("only %d programs", total)
+	}
+}
+
+// bareCompile compiles source as it is; what goja panics on is an error.
+func bareCompile(source string) (err error) {
+	defer func() {
+		if x := recover(); x != nil {
+			err = fmt.Errorf("panic: %v", x)
+		}
+	}()
+	tree, err := parse(source)
+	if err == nil {
+		_, err = goja.CompileAST(tree, false)
+	}
+	return err
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// topCall is a call of a test at the start of a line of QuickJS's suite, topTest
+// a test.
+var (
+	topCall = regexp.MustCompile(`(?m)^(test_\w+)\(\);`)
+	topTest = regexp.MustCompile(`(?ms)^function (test_\w+)\(\)\s*\{.*?^\}`)
+)
+
+// TestQuickJSPrograms runs QuickJS's own suite: the same of its tests pass and
+// fail as in bare goja, with the same messages.
+func TestQuickJSPrograms(t *testing.T) {
+	dir := suite(t, "quickjs")
+	e := newEngine(t)
+	assert := string(must(os.ReadFile(filepath.Join(dir, "assert.js"))))
+	ran := 0
+	for _, name := range []string{"test_builtin.js", "test_language.js", "test_closure.js", "test_bigint.js"} {
+		source := string(must(os.ReadFile(filepath.Join(dir, name))))
+		if strings.Contains(source, `from "./assert.js"`) {
+			source = strings.ReplaceAll(assert, "export function", "function") + source
+		}
+		source = regexp.MustCompile(`(?m)^import .*$`).ReplaceAllString(source, "")
+		source = strings.ReplaceAll(source, `\u{10ffff}`, `\u{10fffe}`) // on the last character goja's parser panics
+		source = topTest.ReplaceAllStringFunc(source, func(test string) string {
+			if bareCompile(test) == nil {
+				return test
+			}
+			return regexp.MustCompile(`\{(?s:.*)\}`).ReplaceAllString(test, `{ throw "not in goja" }`)
+		})
+		source = "const __out = []; function __try(n, f) { try { f(); __out.push(n + ' ok') } catch (e) { __out.push(n + ' ' + e) } }\n" +
+			topCall.ReplaceAllString(source, `__try("$1", $1);`) + "\n__out.join('\\n')"
+		e.same(t, name, source, LaneWorker)
+		passed := strings.Count(bare(source), " ok")
+		t.Logf("%s: %d tests pass in bare goja", name, passed)
+		ran += passed
+	}
+	if ran == 0 {
+		t.Error("no test ran")
+	}
+}
+
+// meta is the head of a test of test262.
+type meta struct {
+	Includes []string `yaml:"includes"`
+	Flags    []string `yaml:"flags"`
+	Negative *struct {
+		Phase string `yaml:"phase"`
+		Type  string `yaml:"type"`
+	} `yaml:"negative"`
+}
+
+// TestTest262 runs a checkout of test262: whatever a test's outcome is in bare
+// goja, it is the same with charged built-ins.
+func TestTest262(t *testing.T) {
+	dir := suite(t, "test262")
+	e := newEngine(t)
+	harness := func(name string) string { return string(must(os.ReadFile(filepath.Join(dir, "harness", name)))) + "\n" }
+	total, passed, inProcess := 0, 0, 0
+	err := filepath.WalkDir(filepath.Join(dir, "test"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".js") || strings.Contains(path, "_FIXTURE") {
+			return err
+		}
+		source := string(must(os.ReadFile(path)))
+		_, rest, ok := strings.Cut(source, "/*---")
+		head, _, ok2 := strings.Cut(rest, "---*/")
+		var m meta
+		if !ok || !ok2 || yaml.Unmarshal([]byte(head), &m) != nil {
+			return nil
+		}
+		flags := strings.Join(m.Flags, " ")
+		if strings.Contains(flags, "module") || strings.Contains(flags, "async") || strings.Contains(flags, "CanBlock") {
+			return nil
+		}
+		if !strings.Contains(flags, "raw") {
+			prelude := harness("assert.js") + harness("sta.js")
+			for _, i := range m.Includes {
+				prelude += harness(i)
+			}
+			source = prelude + source
+		}
+		source += "\n;'completed'"
+		total++
+		if bare(source) == "completed" {
+			passed++
+		}
+		e.same(t, path, source, LaneWorker)
+		if e.same(t, path, source, LaneInProcess) {
+			inProcess++
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d tests, %d pass in bare goja; %d ran in process", total, passed, inProcess)
+}
