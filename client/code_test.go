@@ -203,8 +203,8 @@ func TestSandboxEndsUnderARun(t *testing.T) {
 	end := bulkhead.End{Cause: bulkhead.CauseMemoryLimit, Limit: 64 << 20, Peak: 64 << 20, Detail: "it needed more than 64 MiB"}
 	sb, srv := playing(t, func(_ *http.Request, _ string, emit func(fakeserver.Event)) error {
 		emit(fakeserver.Print("filling"))
-		srv.End(srv.Sandboxes()[0].ID, end)
-		panic(http.ErrAbortHandler) // cuts the connection
+		time.AfterFunc(100*time.Millisecond, func() { srv.End(srv.Sandboxes()[0].ID, end) }) // the server learns of it later
+		panic(http.ErrAbortHandler)                                                          // cuts the connection
 	})
 	run, err := sb.RunCode(t.Context(), "1", client.CodeOptions{})
 	if err != nil {

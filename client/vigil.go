@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
+
 	"github.com/bulkheadhq/bulkhead"
 )
 
@@ -44,6 +46,13 @@ func (s *Sandbox) over(ctx context.Context) bool {
 	return err == nil && now.End != nil || bulkhead.CodeOf(err) == bulkhead.CodeNotFound
 }
 
+// lag is how long after the cut of a stream the server may still not know that
+// the sandbox has ended.
+const lag = 2 * time.Second
+
+// errRuns is that the server knows of no end.
+var errRuns = errors.New("the sandbox runs")
+
 // endOf tells whether err, which cut a stream, came of the end of the whole
 // sandbox, and returns that end.
 func (s *Sandbox) endOf(ctx context.Context, err error) (bulkhead.End, bool) {
@@ -52,14 +61,20 @@ func (s *Sandbox) endOf(ctx context.Context, err error) (bulkhead.End, bool) {
 	default:
 		return bulkhead.End{}, false
 	}
-	if ctx.Err() != nil {
-		return bulkhead.End{}, false
-	}
-	now, err := s.client.Get(ctx, s.info.ID)
-	if err != nil || now.End == nil {
-		return bulkhead.End{}, false
-	}
-	return *now.End, true
+	wait := backoff.NewExponentialBackOff()
+	wait.InitialInterval = 20 * time.Millisecond
+	end, err := backoff.Retry(ctx, func() (bulkhead.End, error) {
+		now, err := s.client.Get(ctx, s.info.ID)
+		switch {
+		case err != nil:
+			return bulkhead.End{}, backoff.Permanent(err)
+		case now.End == nil:
+			return bulkhead.End{}, errRuns
+		default:
+			return *now.End, nil
+		}
+	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(lag))
+	return end, err == nil
 }
 
 // goneError is the error of a stream that [errSandboxEnded] canceled.
