@@ -12,11 +12,15 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/cli"
 	"github.com/bulkheadhq/bulkhead/internal/config"
 	"github.com/bulkheadhq/bulkhead/internal/driver/gvisor/runsc"
+	"github.com/bulkheadhq/bulkhead/internal/template/jail"
 )
 
 func main() {
 	if runsc.Is(os.Args[0]) {
 		runsc.Main()
+	}
+	if jail.Is(os.Args) {
+		os.Exit(jail.Main(os.Stdin, os.Stderr))
 	}
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
@@ -26,7 +30,8 @@ type grammar struct {
 	cli.Flags
 	cli.Commands
 
-	Serve serveCmd `cmd:"" help:"Run the server: API, data plane and this host's sandboxes."`
+	Serve  serveCmd  `cmd:"" help:"Run the server: API, data plane and this host's sandboxes."`
+	Doctor doctorCmd `cmd:"" help:"Say what this host can enforce, and how to mend what it cannot."`
 }
 
 // run is the program without its process.

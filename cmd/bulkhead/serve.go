@@ -216,11 +216,11 @@ func (s *server) openHost(ctx context.Context) error {
 	}
 	s.log.Info("host ready", "driver", s.cfg.Driver, "cgroups", string(layout.Mode),
 		"adopted", found.Adopted, "ended", found.Ended, "reaped", found.Reaped)
-	return s.targets(snapshots)
+	return s.targets(ctx, snapshots)
 }
 
 // targets pins what --warm says and drops snapshots that fit no template.
-func (s *server) targets(snapshots *pool.Snapshots) error {
+func (s *server) targets(ctx context.Context, snapshots *pool.Snapshots) error {
 	targets, err := s.cfg.Targets()
 	if err != nil {
 		return err //nolint:wrapcheck // names the option
@@ -240,6 +240,22 @@ func (s *server) targets(snapshots *pool.Snapshots) error {
 	}
 	if err := snapshots.Reap(templates); err != nil {
 		return fmt.Errorf("reap snapshots: %w", err)
+	}
+	return s.reapTemplates(ctx)
+}
+
+// reapTemplates removes images that have no name any more and no sandbox.
+func (s *server) reapTemplates(ctx context.Context) error {
+	live, err := s.node.List(ctx, bulkhead.Filter{})
+	if err != nil {
+		return fmt.Errorf("list sandboxes: %w", err)
+	}
+	used := map[string]bool{}
+	for _, sb := range live {
+		used[sb.TemplateDigest] = true
+	}
+	if err := s.templates.Reap(ctx, func(digest string) bool { return used[digest] }); err != nil {
+		return fmt.Errorf("reap templates: %w", err)
 	}
 	return nil
 }
@@ -517,11 +533,11 @@ func (s *server) greet(out io.Writer) {
 }
 
 // overhead is what a driver's own processes need of each box's cgroup. A sentry
-// has some twenty threads when idle, and one more on the host for each thread of
-// the box that waits in a system call.
+// takes 20 to 40 MiB and some twenty threads when idle, and one more thread for
+// each of the box's that waits in a system call.
 func overhead(driver string) cgroup.Extra {
 	if driver == "runc" {
-		return cgroup.Extra{PidsOverhead: 16}
+		return cgroup.Extra{PidsOverhead: 16, MemoryOverheadMB: 16}
 	}
-	return cgroup.Extra{PidsOverhead: 512}
+	return cgroup.Extra{PidsOverhead: 512, MemoryOverheadMB: 64}
 }

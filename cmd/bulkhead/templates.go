@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/api"
 	"github.com/bulkheadhq/bulkhead/internal/cli"
@@ -23,7 +25,9 @@ var (
 
 // openTemplates opens the templates in a data folder.
 func openTemplates(data string, log *slog.Logger) (*template.Store, error) {
-	s, err := template.New(template.Config{Dir: data, Log: log, Env: template.BuildEnv(os.Environ())})
+	s, err := template.New(template.Config{
+		Dir: data, Log: log, Env: template.BuildEnv(os.Environ()), Keychain: authn.DefaultKeychain,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("open templates: %w", err)
 	}

@@ -146,6 +146,9 @@ type Extra struct {
 	// PidsOverhead is added to [bulkhead.Limits].Pids: the host's tasks that
 	// serve the box, such as the sentry's threads.
 	PidsOverhead int64
+	// MemoryOverheadMB is added to [bulkhead.Limits].MemoryMB: what the runtime
+	// itself needs, such as the sentry's heap.
+	MemoryOverheadMB int64
 	// KillTogether ends every process of the group when one is killed for
 	// memory. On cgroup v2 only.
 	KillTogether bool
@@ -292,7 +295,7 @@ func (g *Group) in(c Controller) string {
 func (t *Tree) resources(l bulkhead.Limits, x Extra) *specs.LinuxResources {
 	const period = 100_000 // µs, the kernel's default
 	quota, shares := int64(l.CPU*period), uint64(l.CPU*1024)
-	memory, pids := l.MemoryMB<<20, l.Pids+x.PidsOverhead
+	memory, pids := (l.MemoryMB+x.MemoryOverheadMB)<<20, l.Pids+x.PidsOverhead
 	r := &specs.LinuxResources{
 		CPU:    &specs.LinuxCPU{Quota: &quota, Period: new(uint64(period)), Shares: &shares},
 		Memory: &specs.LinuxMemory{Limit: &memory},

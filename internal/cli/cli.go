@@ -75,6 +75,9 @@ type App struct {
 	flags *Flags
 }
 
+// JSON reports whether the output is for programs.
+func (a *App) JSON() bool { return a.flags.JSON }
+
 // Main parses args, runs the command they name and returns the exit code. It
 // prints the error, if any.
 func Main(ctx context.Context, env *Env, grammar Grammar, args []string) int {

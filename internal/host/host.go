@@ -175,6 +175,12 @@ func (p *part) Usage() (pool.Usage, error) {
 		CPU: s.CPU, Memory: s.Memory, MemoryPeak: s.MemoryPeak, Cache: s.Cache, Pids: s.Pids, PidsPeak: s.PidsPeak,
 	}
 	cause, limit, peak := cgroup.Evidence(p.birth, s)
+	switch cause { //nolint:exhaustive // a cgroup can tell only these two
+	case bulkhead.CauseMemoryLimit:
+		limit -= p.extra.MemoryOverheadMB << 20 // the box's own part is what its owner knows
+	case bulkhead.CausePidsLimit:
+		limit -= p.extra.PidsOverhead
+	}
 	if cause != "" {
 		u.Limit = bulkhead.End{Cause: cause, Limit: limit, Peak: peak, Detail: detail(cause, limit, peak)}
 	}
@@ -185,7 +191,7 @@ func (p *part) Usage() (pool.Usage, error) {
 func detail(cause bulkhead.Cause, limit, peak int64) string {
 	switch cause { //nolint:exhaustive // a cgroup can tell only these two
 	case bulkhead.CauseMemoryLimit:
-		return fmt.Sprintf("it needed more memory than its limit of %d MiB (peak %d MiB)", limit>>20, peak>>20)
+		return fmt.Sprintf("it needed more memory than its limit of %d MiB (peak %d MiB, the runtime's own included)", limit>>20, peak>>20)
 	case bulkhead.CausePidsLimit:
 		return fmt.Sprintf("it needed more than its limit of %d processes and threads (peak %d)", limit, peak)
 	}

@@ -2,12 +2,14 @@ package pool
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
 )
 
 // Maker makes boxes out of a driver and parts. It is safe for concurrent use.
@@ -96,9 +98,16 @@ func (m *Maker) warm(ctx context.Context, b *Box) error {
 
 // guestEnv tells envd what the template serves.
 func guestEnv(t bulkhead.Template) []string {
-	env := []string{"BULKHEAD_USER=" + t.User}
+	env := []string{boxrpc.EnvUser + "=" + t.User, boxrpc.EnvWorkdir + "=" + t.Workdir}
+	if path := t.Env["PATH"]; path != "" {
+		env = append(env, "PATH="+path)
+	}
 	if t.Interpreter {
-		env = append(env, "BULKHEAD_INTERPRETER=1")
+		env = append(env, boxrpc.EnvInterpreter+"=1")
+	}
+	if t.Preload != nil {
+		list, _ := json.Marshal(t.Preload) // strings always encode
+		env = append(env, boxrpc.EnvPreload+"="+string(list))
 	}
 	return env
 }

@@ -479,7 +479,6 @@ func BenchmarkForward(b *testing.B) {
 func TestStreamsEndWithTheirSandbox(t *testing.T) {
 	b := newBench(t)
 	quiet := make(chan struct{})
-	t.Cleanup(func() { close(quiet) })
 	entered := make(chan struct{}, 2)
 	b.box("iends", 3000, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/streams" {
@@ -489,6 +488,7 @@ func TestStreamsEndWithTheirSandbox(t *testing.T) {
 		entered <- struct{}{}
 		<-quiet
 	}))
+	t.Cleanup(func() { close(quiet) }) // before the server waits for its requests
 	status := make(chan int, 1)
 	go func() { // waits for headers
 		resp, err := b.client(false).Do(b.request("GET http://3000-iends.e2b.test/waits", nil))

@@ -33,11 +33,8 @@ func Spec(b pool.BoxSpec) *specs.Spec {
 		Hostname: b.Hostname,
 		Process: &specs.Process{
 			Args: []string{path.Join(boxrpc.GuestDir, "envd")},
-			Env: append([]string{
-				"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-				"LANG=C.UTF-8", "HOME=/root",
-			}, b.Env...),
-			Cwd: "/",
+			Env:  append([]string{"LANG=C.UTF-8", "HOME=/root"}, b.Env...),
+			Cwd:  "/",
 			Capabilities: &specs.LinuxCapabilities{
 				Bounding: caps, Effective: caps, Permitted: caps,
 			},
