@@ -195,6 +195,7 @@ func TestKernels(t *testing.T) {
 				{"flood", suite.flood},
 				{"interrupt", suite.interrupt},
 				{"cancelled from the beginning", suite.cancelled},
+				{"touch", suite.touch},
 				{"exit", suite.exit},
 				{"close", suite.closing},
 			} {
@@ -363,6 +364,20 @@ func (s *kernelSuite) exit(t *testing.T) {
 	}
 	s.start(t)
 	s.run(t, s.p.print, nil)
+}
+
+func (s *kernelSuite) touch(t *testing.T) {
+	before := s.run(t, s.p.print, nil).events[0].Count
+	r := &recorder{}
+	if err := s.k.Run(t.Context(), Request{Touch: true}, r); err != nil {
+		t.Fatalf("touch: %v", err)
+	}
+	if len(r.events) != 0 {
+		t.Errorf("events are %+v, want none", r.events)
+	}
+	if after := s.run(t, s.p.print, nil).events[0].Count; after != before+1 {
+		t.Errorf("executions %d and %d come one after the other", before, after)
+	}
 }
 
 func (s *kernelSuite) closing(t *testing.T) {

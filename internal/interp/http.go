@@ -55,7 +55,10 @@ func (s *Server) routes() *http.ServeMux {
 	return mux
 }
 
-func (s *Server) health(w http.ResponseWriter, _ *http.Request) {
+// health tells whether Python is ready, and has its kernel run nothing unless it is
+// at work: after the snapshot of a box was restored, asking for its health once
+// brings in the memory that the first execution would otherwise wait for.
+func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 	select {
 	case <-s.settled:
 	default:
@@ -65,6 +68,12 @@ func (s *Server) health(w http.ResponseWriter, _ *http.Request) {
 	if s.ready != nil {
 		refuse(w, http.StatusServiceUnavailable, s.ready.Error())
 		return
+	}
+	s.mu.Lock()
+	sess := s.defaults[python]
+	s.mu.Unlock()
+	if sess != nil {
+		sess.touch(r.Context())
 	}
 	answer(w, "OK")
 }

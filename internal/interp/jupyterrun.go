@@ -32,6 +32,9 @@ func (k *jupyter) deliver(f func(*jupyterRun)) {
 // Run implements [Kernel].
 func (k *jupyter) Run(ctx context.Context, req Request, sink Sink) error {
 	quiet := discard{}
+	if req.Touch {
+		req, sink = Request{}, quiet
+	}
 	if ctx.Err() != nil {
 		return nil //nolint:nilerr // see Kernel
 	}

@@ -37,6 +37,9 @@ type Request struct {
 	Code string
 	// Env is set while the code runs and is then as before.
 	Env map[string]string
+	// Touch asks, instead of running Code, to use once all that an execution uses,
+	// and to leave no trace of it. There are no events.
+	Touch bool
 }
 
 // A Sink takes the events of one execution. It is safe for concurrent use. It may

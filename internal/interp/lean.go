@@ -38,6 +38,7 @@ type lean struct {
 // it is stored in lean.run until ended is closed.
 type leanRun struct {
 	sink     Sink
+	counts   int // 1, or 0 for one that leaves no trace
 	ended    chan struct{}
 	out, err text
 }
@@ -148,10 +149,13 @@ func (k *lean) Run(ctx context.Context, req Request, sink Sink) error {
 	if ctx.Err() != nil {
 		return nil //nolint:nilerr // see Kernel
 	}
-	run := &leanRun{sink: sink, ended: make(chan struct{})}
+	run := &leanRun{sink: sink, counts: 1, ended: make(chan struct{})}
 	data, err := k.lang.run(req)
 	if err != nil {
 		return err
+	}
+	if req.Touch {
+		run.sink, sink, run.counts = discard{}, discard{}, 0
 	}
 	sink.Emit(Event{Kind: EventCount, Count: k.count})
 	k.run.Store(run)

@@ -233,7 +233,7 @@ func (r *leanReader) handle(p []byte) {
 	case "done":
 		r.printedAll()
 		if run := r.k.run.Load(); run != nil {
-			r.k.count = max(m.Count, r.k.count+1) // a shell does not count
+			r.k.count = max(m.Count, r.k.count+run.counts) // a shell does not count by itself
 			r.k.run.Store(nil)
 			close(run.ended)
 		}

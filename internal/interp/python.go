@@ -30,6 +30,9 @@ func (ipython) start(c leanConfig) ([]byte, error) {
 }
 
 func (ipython) run(req Request) ([]byte, error) {
+	if req.Touch {
+		return frame(leanRequest{Op: "touch"})
+	}
 	return frame(leanRequest{Op: "run", Code: req.Code, Env: req.Env})
 }
 

@@ -105,6 +105,23 @@ func (s *session) alive(ctx context.Context, now func() *lease) (Kernel, error) 
 	return k, nil
 }
 
+// touch has the kernel run nothing, if there is one and it has nothing to do.
+func (s *session) touch(ctx context.Context) {
+	select {
+	case s.turn <- struct{}{}:
+	default:
+		return
+	}
+	s.waiting.Add(1)
+	defer s.release()
+	s.mu.Lock()
+	k := s.kernel
+	s.mu.Unlock()
+	if k != nil {
+		_ = k.Run(ctx, Request{Touch: true}, discard{}) //nolint:errcheck // the next execution finds out
+	}
+}
+
 // gone reports whether the context was deleted.
 func (s *session) gone() bool {
 	select {
