@@ -48,6 +48,7 @@ type process struct {
 	limit   int64 // of printed bytes; 0 means none
 
 	printed atomic.Int64
+	over    atomic.Bool  // the end is decided: what is still printed is dropped
 	heard   atomic.Int64 // when output was last read or given out, in Unix ns
 	giving  atomic.Int32 // how many chunks are being given out
 	// fate is why envd ended the process; the first reason stands.
@@ -137,7 +138,8 @@ func (p *process) read(f *os.File, size int, event chunk) {
 	buf := make([]byte, size)
 	for {
 		n, err := f.Read(buf)
-		if n > 0 {
+		// A later program may have p's pid, so nothing is done to p after its end.
+		if n > 0 && !p.over.Load() {
 			p.giving.Add(1)
 			if kept := p.count(n); kept > 0 {
 				p.out.publish(event(bytes.Clone(buf[:kept])))
@@ -188,6 +190,7 @@ func (p *process) follow(silent <-chan struct{}, ends *plumbing) {
 		p.expiry.Stop()
 	}
 	p.drain(silent)
+	p.over.Store(true)
 	p.out.close()
 	p.end = p.ending()
 	p.service.cfg.Log.Info("process ended", slog.Int("pid", p.pid), slog.String("status", p.end.GetStatus()),
