@@ -263,6 +263,25 @@ func TestBackgroundChildDoesNotHoldTheEnd(t *testing.T) {
 	}
 }
 
+// TestBackgroundChildGoesOnPrinting: what a program left behind can print as much
+// as it likes; nobody reads it and nobody ends it.
+func TestBackgroundChildGoesOnPrinting(t *testing.T) {
+	b := newBox(t)
+	b.bind(boxrpc.Init{OutputBytes: 1000})
+	begin, done := filepath.Join(b.home, "begin"), filepath.Join(b.home, "done")
+	f := b.start(t, shell("(until test -e "+begin+"; do sleep 0.02; done; head -c 300000 /dev/zero && touch "+done+") &"))
+	if end := f.end(); end.GetCause() != "exited" {
+		t.Errorf("end = %v", end)
+	}
+	if err := os.WriteFile(begin, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f = b.start(t, shell("until test -e "+done+"; do sleep 0.02; done"), boxrpc.TimeoutHeader, "10000")
+	if end := f.end(); end.GetExitCode() != 0 {
+		t.Errorf("the child did not finish: %v", end)
+	}
+}
+
 func TestOutputLimit(t *testing.T) {
 	b := newBox(t)
 	b.bind(boxrpc.Init{OutputBytes: 100_000})
