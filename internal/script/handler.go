@@ -47,13 +47,15 @@ type Stats struct {
 type StreamLine struct {
 	Log    *engine.LogLine `json:"log,omitempty"`
 	Result *Result         `json:"result,omitempty"`
-	Error  *wireError      `json:"error,omitempty"`
+	Error  *WireError      `json:"error,omitempty"`
 }
 
-// wireError is the body of every error.
-type wireError struct {
-	Code    bulkhead.Code `json:"code"`
-	Message string        `json:"message"`
+// WireError is the body of every error.
+type WireError struct {
+	// Code is the kind of failure.
+	Code bulkhead.Code `json:"code"`
+	// Message is for a person, and safe for a tenant to read.
+	Message string `json:"message"`
 }
 
 // Handler returns the HTTP side, to be mounted at /v1/scripts and below:
@@ -91,7 +93,7 @@ func (s *Service) Handler() http.Handler {
 }
 
 // wire returns what a tenant sees of err.
-func wire(err error) *wireError { return &wireError{bulkhead.CodeOf(err), bulkhead.Message(err)} }
+func wire(err error) *WireError { return &WireError{bulkhead.CodeOf(err), bulkhead.Message(err)} }
 
 func (s *Service) writeError(w http.ResponseWriter, err error) {
 	body := wire(err)

@@ -1,0 +1,6 @@
+package script
+
+import "testing"
+
+// NewTestService returns a running service, for tests outside of the package.
+func NewTestService(t *testing.T) *Service { return newService(t, nil) }
