@@ -2,6 +2,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 ROOT=$PWD
+# As in the Makefile: gVisor is compiled once for builds and tests.
+export CGO_ENABLED=${CGO_ENABLED:-0}
+[[ " ${GOFLAGS:-} " == *" -trimpath "* ]] || export GOFLAGS="${GOFLAGS:-} -trimpath"
 export PATH="$PATH:/usr/local/go/bin:/usr/sbin:/sbin"
 
 say() { printf '\n== %s\n' "$*"; }

@@ -124,7 +124,7 @@ func open(ctx context.Context, cfg *config.Config, log *slog.Logger) (s *server,
 			return s, fmt.Errorf("make folder: %w", err)
 		}
 	}
-	if s.lock, err = lockFolder(cfg.Data); err != nil {
+	if s.lock, err = lockFolder(ctx, cfg.Data); err != nil {
 		return s, err
 	}
 	if s.store, err = store.Open(ctx, "sqlite://"+filepath.Join(cfg.Data, "bulkhead.db"), log); err != nil {
@@ -142,16 +142,28 @@ func open(ctx context.Context, cfg *config.Config, log *slog.Logger) (s *server,
 	return s, s.credentials(ctx)
 }
 
+// lockPatience is how long a server waits for the lock of one that was killed: a
+// runtime that it was starting holds a copy until it is executed.
+const lockPatience = 3 * time.Second
+
 // lockFolder keeps a second server away from the folder.
-func lockFolder(dir string) (*os.File, error) {
+func lockFolder(ctx context.Context, dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "server.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock data folder: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(bulkhead.Errorf(bulkhead.CodeConflict, "another server uses the data folder %s", dir), f.Close())
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for end := time.Now().Add(lockPatience); ; {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a descriptor fits
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) || ctx.Err() != nil {
+			return nil, errors.Join(bulkhead.Errorf(bulkhead.CodeConflict, "another server uses the data folder %s", dir), f.Close())
+		}
+		<-again.C
 	}
-	return f, nil
 }
 
 // openHost opens what makes boxes, and takes over those of the last server.

@@ -202,8 +202,8 @@ func TestCommandLine(t *testing.T) {
 		"stdin":    {"print('from stdin')", []string{"run", "-"}, 0, "from stdin", ""},
 		"raises":   {"", []string{"run", "-e", "1/0"}, 1, "", "ZeroDivisionError"},
 		"bash":     {"", []string{"run", "--language", "bash", "-e", "echo $((40 + 2))"}, 0, "42", ""},
-		"draws":    {"", []string{"run", "--out", dir, "-e", "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"}, 0, ".png", ""},
-		"template": {"", []string{"run", "--template", "nope", "-e", "1"}, 4, "", "nope"},
+		"draws":    {"", []string{"run", "--out", dir, "-e", "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"}, 0, "", ".png"},
+		"template": {"", []string{"run", "--template", "nope", "-e", "1"}, 1, "", "nope"},
 		"usage":    {"", []string{"run", "--no-such-flag"}, 2, "", "no-such-flag"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -157,7 +157,7 @@ func (s *server) start(bin string, args ...string) error {
 	if err := json.Unmarshal(raw, &creds); err != nil {
 		return err
 	}
-	s.key, s.caFile = creds.APIKey, filepath.Join(s.data, "tls", "ca.pem")
+	s.key, s.caFile = creds.APIKey, filepath.Join(s.data, "tls", "ca.crt")
 	s.client, err = client.New(client.Config{BaseURL: "http://" + s.http, APIKey: s.key})
 	return err
 }

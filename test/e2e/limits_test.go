@@ -45,7 +45,7 @@ func shell(line string) client.Command {
 func TestLimits(t *testing.T) {
 	s := serve(t)
 	neighbour := s.sandbox(t, bulkhead.CreateRequest{})
-	small := bulkhead.Limits{MemoryMB: 256, DiskMB: 64, Pids: 64, OutputMB: 1}
+	small := bulkhead.Limits{MemoryMB: 512, DiskMB: 64, Pids: 32, OutputMB: 1}
 	for name, tt := range map[string]struct {
 		line string
 		want bulkhead.Cause
