@@ -205,6 +205,9 @@ func stackText(frames []goja.StackFrame) string {
 	var b strings.Builder
 	for _, f := range frames {
 		pos := f.Position()
+		if pos.Line == 0 {
+			continue // a built-in
+		}
 		fmt.Fprintf(&b, "at %s (%s:%d:%d)\n", clip(f.FuncName(), 64), f.SrcName(), pos.Line, pos.Column)
 		if b.Len() > maxMessage {
 			break
@@ -294,7 +297,12 @@ func (r *run) holder(h holder) *goja.Object {
 		return o
 	}
 	o := r.rt.GlobalObject()
-	if at := holderOf[h]; at.global != "" {
+	switch at := holderOf[h]; {
+	case h == inString: // a constructor is made when it is looked at; this leaves it
+		o = r.rt.ToValue("").ToObject(r.rt).Prototype()
+	case h == inArray:
+		o = r.rt.NewArray().Prototype()
+	case at.global != "":
 		o, _ = o.Get(at.global).(*goja.Object)
 		if at.prototype {
 			o, _ = o.Get("prototype").(*goja.Object)
@@ -344,7 +352,13 @@ func (r *run) wrap(n native, c check) {
 		r.charge(n.name, max(0, size(v)))
 		return v
 	}
-	_ = h.DefineDataProperty(n.name, r.function(f, n.name, n.length), goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_FALSE)
+	var put goja.Value
+	if r.lane == LaneInProcess && !r.program.named {
+		put = r.rt.ToValue(f) // nobody will see what it is called
+	} else {
+		put = r.function(f, n.name, n.length)
+	}
+	_ = h.DefineDataProperty(n.name, put, goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_FALSE)
 }
 
 // function makes a built-in function with a name and a length.
@@ -359,6 +373,9 @@ func (r *run) function(f func(goja.FunctionCall) goja.Value, name string, length
 // installAsks defines what rewritten operators call.
 func (r *run) installAsks() {
 	ask := func(name string, look func(goja.Value)) {
+		if !r.program.asks[name] {
+			return
+		}
 		f := func(call goja.FunctionCall) goja.Value {
 			r.enter()
 			look(call.Argument(0))

@@ -93,6 +93,7 @@ type analysis struct {
 	anyHost   bool            // or might reach by another way
 	regexps   int             // instructions of its largest regular expression
 	buffers   bool            // it makes buffers by their names
+	asks      map[string]bool // the ask functions that it was rewritten to call
 
 	fine    map[*ast.Identifier]bool
 	guarded map[ast.Expression]bool // patterns whose source asks first
@@ -102,7 +103,7 @@ type analysis struct {
 // analyse reads the program's tree and rewrites it for the lane.
 func analyse(u *universe, p *ast.Program, lane Lane) *analysis {
 	a := &analysis{
-		u: u, lane: lane, names: map[string]bool{}, hostNames: map[string]bool{},
+		u: u, lane: lane, names: map[string]bool{}, hostNames: map[string]bool{}, asks: map[string]bool{},
 		fine: map[*ast.Identifier]bool{}, guarded: map[ast.Expression]bool{}, params: map[*ast.Binding]bool{},
 	}
 	w := walker{enter: a.enter}
@@ -123,6 +124,7 @@ func (a *analysis) ask(name string, e ast.Expression) ast.Expression {
 	if a.lane != LaneInProcess {
 		return e
 	}
+	a.asks[name] = true
 	return &ast.CallExpression{
 		Callee:       &ast.Identifier{Name: unistring.String(name), Idx: e.Idx0()},
 		ArgumentList: []ast.Expression{e}, LeftParenthesis: e.Idx0(), RightParenthesis: e.Idx1(),
