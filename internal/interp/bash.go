@@ -3,6 +3,7 @@ package interp
 import (
 	_ "embed"
 	"strings"
+	"time"
 )
 
 // bashProgram is the shell's side of the lean lane.
@@ -27,14 +28,19 @@ func (b *bash) rebind(l binding) ([]byte, error) {
 	return []byte(strings.Join(b.vars.lease(&l), "\n") + "\n"), nil
 }
 
+// every is short, since bash forgets an interrupt that comes while a child of it
+// ends by itself.
+func (*bash) every(time.Duration) time.Duration { return 100 * time.Millisecond }
+
 // run lets the code read nothing, for standard input is where the requests come
-// from, and keeps what is done between two executions out of a trace.
+// from. What is done between two executions is kept out of a trace and cannot be
+// interrupted: an interrupt that comes late would take the next request with it.
 func (b *bash) run(req Request) ([]byte, error) {
 	var s strings.Builder
 	for _, line := range b.vars.set(req.Env) {
 		s.WriteString(line + "\n")
 	}
-	s.WriteString("eval " + shellQuote(req.Code) + " </dev/null\n{ _bulkhead_status=$?\n")
+	s.WriteString("trap - INT\neval " + shellQuote(req.Code) + " </dev/null\n{ _bulkhead_status=$?; trap '' INT\n")
 	for _, line := range b.vars.reset(req.Env) {
 		s.WriteString(line + "\n")
 	}

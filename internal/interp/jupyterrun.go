@@ -127,7 +127,7 @@ func (k *jupyter) execute(ctx context.Context, code string, sink Sink) error {
 		return k.proc.dead()
 	case <-ctx.Done():
 	}
-	if !stop(run.ended, k.done, k.grace, k.interrupt) {
+	if !stop(run.ended, k.done, k.grace, max(k.grace/2, 1), k.interrupt) {
 		k.Close()
 		dead := k.proc.dead()
 		dead.Unresponsive = true

@@ -133,22 +133,28 @@ func (e *DeadError) event(verdict func(pid int) (bulkhead.End, bool)) Event {
 	return ev
 }
 
-// stop ends a run whose context is done: it interrupts the code, once more at
-// half of grace, and kills the kernel at the end of it. It reports whether the
-// run ended without that.
-func stop(ended, dead <-chan struct{}, grace time.Duration, interrupt func()) bool {
-	for range 2 {
+// stop ends a run whose context is done: it interrupts the code, does so again
+// after each of every, and gives up after grace. It reports whether the run ended.
+func stop(ended, dead <-chan struct{}, grace, every time.Duration, interrupt func()) bool {
+	deadline := time.NewTimer(grace)
+	defer deadline.Stop()
+	again := time.NewTicker(every)
+	defer again.Stop()
+	for {
+		select {
+		case <-ended: // just in time: whatever comes next must not be hit
+			return true
+		default:
+		}
 		interrupt()
-		timer := time.NewTimer(grace / 2)
 		select {
 		case <-ended:
-			timer.Stop()
 			return true
 		case <-dead:
-			timer.Stop()
 			return true
-		case <-timer.C:
+		case <-deadline.C:
+			return false
+		case <-again.C:
 		}
 	}
-	return false
 }

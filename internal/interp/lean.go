@@ -56,6 +56,8 @@ type leanLanguage interface {
 	// run and rebind return the requests for [Kernel.Run] and [Kernel.Rebind].
 	run(req Request) ([]byte, error)
 	rebind(b binding) ([]byte, error)
+	// every returns how long an interrupt may take to show before it is repeated.
+	every(grace time.Duration) time.Duration
 }
 
 // leanConfig is what a lean kernel is started with.
@@ -177,7 +179,7 @@ func (k *lean) Run(ctx context.Context, req Request, sink Sink) error {
 		return k.proc.dead()
 	case <-ctx.Done():
 	}
-	if !stop(run.ended, k.closed, k.grace, func() { k.proc.signal(syscall.SIGINT) }) {
+	if !stop(run.ended, k.closed, k.grace, k.lang.every(k.grace), func() { k.proc.signal(syscall.SIGINT) }) {
 		k.proc.end()
 		<-k.closed
 		dead := k.proc.dead()

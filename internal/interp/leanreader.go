@@ -96,8 +96,9 @@ func (r *leanReader) loop() {
 			}
 		}
 		if poll[endMessages].Revents != 0 {
-			if _, open := r.messages(); !open {
-				return // it can say nothing more
+			if _, open := r.messages(); !open { // it can say nothing more
+				r.last()
+				return
 			}
 		}
 		if run := r.k.run.Load(); run != nil {

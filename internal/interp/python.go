@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"time"
 )
 
 // pythonProgram is the Python side of the lean lane.
@@ -39,6 +40,9 @@ func (ipython) run(req Request) ([]byte, error) {
 func (ipython) rebind(b binding) ([]byte, error) {
 	return frame(leanRequest{Op: "rebind", Env: b.env, Seed: hex.EncodeToString(b.seed)})
 }
+
+// every gives code that cleans up after an interrupt the time to do so.
+func (ipython) every(grace time.Duration) time.Duration { return max(grace/2, 1) }
 
 // leanRequest is what kernel/kernel.py is asked.
 type leanRequest struct {

@@ -34,4 +34,5 @@ exit() {
 	kill -INT $$
 }
 
+trap '' INT # until something runs
 _bulkhead_say '{"ev":"ready"}'
