@@ -31,13 +31,13 @@ import (
 
 func main() {
 	if worker.Is(os.Args[0]) {
-		os.Exit(worker.Main(os.Args[1:]))
+		os.Exit(worker.Main(os.Args[1:])) //nolint:forbidigo // this is main
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench/script:", err)
-		os.Exit(1)
+		os.Exit(1) //nolint:forbidigo // this is main
 	}
 }
 
@@ -74,14 +74,14 @@ type report struct {
 
 func (r *report) add(x row) {
 	r.Rows = append(r.Rows, x)
-	fmt.Fprintf(r.out, "   %-48s p50 %10.3f  p95 %10.3f  p99 %10.3f %-4s", x.Name, x.P50, x.P95, x.P99, x.Unit)
+	_, _ = fmt.Fprintf(r.out, "   %-48s p50 %10.3f  p95 %10.3f  p99 %10.3f %-4s", x.Name, x.P50, x.P95, x.P99, x.Unit)
 	if x.Peer != "" {
-		fmt.Fprintf(r.out, "  %.2f x %s", x.Ratio, x.Peer)
+		_, _ = fmt.Fprintf(r.out, "  %.2f x %s", x.Ratio, x.Peer)
 	}
 	if x.Failures > 0 {
-		fmt.Fprintf(r.out, "  %d FAILED", x.Failures)
+		_, _ = fmt.Fprintf(r.out, "  %d FAILED", x.Failures)
 	}
-	fmt.Fprintln(r.out)
+	_, _ = fmt.Fprintln(r.out)
 }
 
 // single is a figure that was taken once.
@@ -107,7 +107,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	}
 	defer stop()
 	r := &report{Name: "script", out: stdout}
-	fmt.Fprintf(stdout, "\n== script (%d cores, %v a figure)\n", runtime.GOMAXPROCS(0), length)
+	_, _ = fmt.Fprintf(stdout, "\n== script (%d cores, %v a figure)\n", runtime.GOMAXPROCS(0), length)
 	peers(ctx, r, s, length, *node)
 	if err := guardCost(ctx, r, s, length); err != nil {
 		return err
@@ -115,7 +115,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	if err := memory(ctx, r, s, *node); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(*out, 0o755); err != nil {
+	if err := os.MkdirAll(*out, 0o750); err != nil {
 		return err
 	}
 	data, err := json.MarshalIndent(r, "", "  ")
@@ -169,7 +169,7 @@ func start(ctx context.Context) (*services, func(), error) {
 	}
 	wg.Go(func() { _ = s.on.Run(ctx) })
 	stop := func() { cancel(); wg.Wait(); _ = probe.Close() }
-	if _, err := s.execute(ctx, s.on, tinyWorker); err != nil {
+	if err := s.execute(ctx, s.on, tinyWorker); err != nil {
 		stop()
 		return nil, nil, err
 	}
@@ -179,16 +179,24 @@ func start(ctx context.Context) (*services, func(), error) {
 var tenant = script.Tenant{ID: "bench"}
 
 // execute runs a program once.
-func (*services) execute(ctx context.Context, s *script.Service, code string) (script.Result, error) {
+func (*services) execute(ctx context.Context, s *script.Service, code string) error {
 	res, err := s.Execute(ctx, tenant, script.Request{Code: code, Input: json.RawMessage(tinyInput)}, nil)
 	if err == nil && res.End.ExitCode != 0 {
 		err = errors.New(res.End.String())
 	}
-	return res, err
+	return err
+}
+
+// loaded is how one kind of run went under load.
+type loaded struct {
+	perSecond float64
+	times     []time.Duration
+	failures  int
 }
 
 // load calls f from as many goroutines as there are processors for a time.
-func load(length time.Duration, f func() error) (perSecond float64, times []time.Duration, failures int) {
+func load(length time.Duration, f func() error) loaded {
+	var l loaded
 	var mu sync.Mutex
 	var failed atomic.Int64
 	var wg sync.WaitGroup
@@ -204,43 +212,43 @@ func load(length time.Duration, f func() error) (perSecond float64, times []time
 				own = append(own, time.Since(t))
 			}
 			mu.Lock()
-			times = append(times, own...)
+			l.times = append(l.times, own...)
 			mu.Unlock()
 		})
 	}
 	wg.Wait()
-	perSecond = float64(len(times)) / time.Since(began).Seconds()
-	slices.Sort(times)
-	return perSecond, times, int(failed.Load())
+	l.perSecond = float64(len(l.times)) / time.Since(began).Seconds()
+	l.failures = int(failed.Load())
+	slices.Sort(l.times)
+	return l
 }
 
 // both records throughput and latency of one kind of run, next to a peer's
 // throughput.
-func (r *report) both(name string, perSecond float64, times []time.Duration, failures int, peer string, other float64) {
-	x := single(name+", throughput", "1/s", perSecond, len(times))
-	x.Failures = failures
+func (r *report) both(name string, l loaded, peer string, other float64) {
+	x := single(name+", throughput", "1/s", l.perSecond, len(l.times))
+	x.Failures = l.failures
 	if other > 0 {
-		x.Peer, x.Ratio = fmt.Sprintf("%s %.0f/s", peer, other), perSecond/other
+		x.Peer, x.Ratio = fmt.Sprintf("%s %.0f/s", peer, other), l.perSecond/other
 	}
 	r.add(x)
-	at := func(q float64) float64 { return float64(times[int(q*float64(len(times)-1))]) / 1e3 }
-	r.add(row{Name: name + ", latency", P50: at(.5), P95: at(.95), P99: at(.99), Unit: "µs", Failures: failures, N: len(times)})
+	at := func(q float64) float64 { return float64(l.times[int(q*float64(len(l.times)-1))]) / 1e3 }
+	r.add(row{Name: name + ", latency", P50: at(.5), P95: at(.95), P99: at(.99), Unit: "µs", Failures: l.failures, N: len(l.times)})
 }
 
 // peers measures the small program here, in bare goja and in Node.
 func peers(ctx context.Context, r *report, s *services, length time.Duration, node string) {
-	bareRate, bareTimes, failed := load(length, bareGoja())
-	r.both("bare goja, new runtime, cached program", bareRate, bareTimes, failed, "", 0)
-	rate, times, failed := load(length, func() error { _, err := s.execute(ctx, s.on, tiny); return err })
-	r.both("cached tiny script in process", rate, times, failed, "bare goja", bareRate)
-	workerRate, times, failed := load(length, func() error { _, err := s.execute(ctx, s.on, tinyWorker); return err })
-	r.both("the same in a worker", workerRate, times, failed, "in process", rate)
+	bare := load(length, bareGoja())
+	r.both("bare goja, new runtime, cached program", bare, "", 0)
+	own := load(length, func() error { return s.execute(ctx, s.on, tiny) })
+	r.both("cached tiny script in process", own, "bare goja", bare.perSecond)
+	r.both("the same in a worker", load(length, func() error { return s.execute(ctx, s.on, tinyWorker) }), "in process", own.perSecond)
 	if nodeRate, err := nodeThroughput(ctx, node, length); err == nil {
 		x := single("Node vm, new context, cached script", "1/s", nodeRate, 1)
-		x.Peer, x.Ratio = fmt.Sprintf("in process %.0f/s", rate), nodeRate/rate
+		x.Peer, x.Ratio = fmt.Sprintf("in process %.0f/s", own.perSecond), nodeRate/own.perSecond
 		r.add(x)
 	} else {
-		fmt.Fprintln(r.out, "   Node is left out:", err)
+		_, _ = fmt.Fprintln(r.out, "   Node is left out:", err)
 	}
 }
 
@@ -336,7 +344,7 @@ func guardCost(ctx context.Context, r *report, s *services, length time.Duration
 	timed := func(sv *script.Service) (float64, error) {
 		t := time.Now()
 		for range stretch {
-			if _, err := s.execute(ctx, sv, tiny); err != nil {
+			if err := s.execute(ctx, sv, tiny); err != nil {
 				return 0, err
 			}
 		}
@@ -411,13 +419,13 @@ func memory(ctx context.Context, r *report, s *services, node string) error {
 	r.add(single("100,000 objects here: size of the result", "MiB", float64(len(res.Outcome.Result))/(1<<20), 1))
 	out, err := exec.CommandContext(ctx, node, "--expose-gc", "-e", `gc(); const b = process.memoryUsage().heapUsed;
 		const v = require("vm").runInNewContext(`+"`"+objects+"`"+`); const t = JSON.stringify(v);
-		console.log((process.memoryUsage().heapUsed - b) / 1048576)`).Output() //nolint:gosec // the operator names it
+		console.log((process.memoryUsage().heapUsed - b) / 1048576)`).Output()
 	var used float64
 	if err == nil {
 		_, err = fmt.Sscan(string(out), &used)
 	}
 	if err != nil {
-		fmt.Fprintln(r.out, "   Node is left out:", err)
+		_, _ = fmt.Fprintln(r.out, "   Node is left out:", err)
 		return nil
 	}
 	r.add(single("100,000 objects, Node vm: heap", "MiB", used, 1))

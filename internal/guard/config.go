@@ -70,7 +70,14 @@ type TierBudget struct {
 }
 
 // withDefaults returns c with every zero field filled in.
-func (c Config) withDefaults() Config {
+func (c *Config) withDefaults() Config {
+	d := *c
+	d.fill()
+	return d
+}
+
+// fill fills every zero field of c in.
+func (c *Config) fill() {
 	orFloat := func(p *float64, d float64) {
 		if *p == 0 {
 			*p = d
@@ -102,13 +109,13 @@ func (c Config) withDefaults() Config {
 		c.MaxWaiting = 1024
 	}
 	c.Tiers = maps.Clone(c.Tiers)
-	return c
 }
 
 // Validate checks c after its defaults are filled in. The error is a
 // *bulkhead.Error with [bulkhead.CodeInvalid] that names the field.
-func (c Config) Validate() error {
-	c = c.withDefaults()
+func (c *Config) Validate() error {
+	d := c.withDefaults()
+	c = &d
 	prev, prevName := 0.0, "0"
 	for _, f := range []struct {
 		name  string

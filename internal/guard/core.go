@@ -432,7 +432,7 @@ func (c *Core) Admit(now time.Time) *Ticket {
 		if now.Sub(t.at) >= bypassFor && !c.tierFull(t.claim) {
 			return nil
 		}
-		tried[best] = true
+		tried[best] = true //nolint:gosec // best is an index of waiting
 	}
 	return nil
 }

@@ -5,8 +5,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bulkheadhq/bulkhead"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/bulkheadhq/bulkhead"
 )
 
 const (

@@ -62,7 +62,7 @@ func New(cfg Config, src Source, log *slog.Logger) (*Guard, error) {
 // may go on. It blocks until ctx ends and returns nil then.
 func (g *Guard) Run(ctx context.Context) error {
 	c := g.cfg
-	g.log.Info("memory guard ready",
+	g.log.InfoContext(ctx, "memory guard ready",
 		"enabled", !c.Disabled,
 		"max_memory_percent", 100*c.MaxPercent,
 		"warning_percent", 100*c.WarningPercent,

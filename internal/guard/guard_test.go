@@ -13,8 +13,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/bulkheadhq/bulkhead"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/bulkheadhq/bulkhead"
 )
 
 // memory is a [Source] that a test sets.

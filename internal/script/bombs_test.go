@@ -28,17 +28,17 @@ type bomb struct {
 }
 
 // bombs reads the corpus.
-func bombs(t testing.TB) []bomb {
-	t.Helper()
+func bombs(tb testing.TB) []bomb {
+	tb.Helper()
 	files, err := filepath.Glob("testdata/bombs/*.js")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var list []bomb
 	for _, f := range files {
 		data, err := os.ReadFile(f)
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		b := bomb{name: strings.TrimSuffix(filepath.Base(f), ".js"), code: string(data), limits: engine.Limits{TimeMS: 20_000}}
 		for line := range strings.Lines(b.code) {
@@ -47,17 +47,17 @@ func bombs(t testing.TB) []bomb {
 			}
 			if ms, ok := strings.CutPrefix(line, "// time: "); ok {
 				if b.limits.TimeMS, err = strconv.ParseInt(strings.TrimSpace(ms), 10, 64); err != nil {
-					t.Fatalf("%s: %v", f, err)
+					tb.Fatalf("%s: %v", f, err)
 				}
 			}
 		}
 		if b.end == "" {
-			t.Fatalf("%s names no end", f)
+			tb.Fatalf("%s names no end", f)
 		}
 		list = append(list, b)
 	}
 	if len(list) < 60 {
-		t.Fatalf("%d bombs, want at least 60", len(list))
+		tb.Fatalf("%d bombs, want at least 60", len(list))
 	}
 	return list
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -70,19 +69,18 @@ func (s *Service) fetch(ctx context.Context, tenant Tenant, payload []byte) ([]b
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		var denied *bulkhead.Error
-		if errors.As(err, &denied) {
+		if denied, ok := errors.AsType[*bulkhead.Error](err); ok {
 			return nil, denied
 		}
 		return nil, &bulkhead.Error{
-			Code: bulkhead.CodeUnavailable, Op: "fetch", Msg: fmt.Sprintf("%s does not answer", u.Host), Err: err,
+			Code: bulkhead.CodeUnavailable, Op: "fetch", Msg: u.Host + " does not answer", Err: err,
 		}
 	}
 	defer func() { _ = resp.Body.Close() }()
 	a := fetchAnswer{URL: resp.Request.URL.String(), Status: resp.StatusCode, Headers: map[string]string{}}
 	if a.Body, err = io.ReadAll(io.LimitReader(resp.Body, fetchBody+1)); err != nil {
 		return nil, &bulkhead.Error{
-			Code: bulkhead.CodeUnavailable, Op: "fetch", Msg: fmt.Sprintf("%s did not answer in full", u.Host), Err: err,
+			Code: bulkhead.CodeUnavailable, Op: "fetch", Msg: u.Host + " did not answer in full", Err: err,
 		}
 	}
 	if len(a.Body) > fetchBody {

@@ -100,8 +100,7 @@ func (s *Service) writeError(w http.ResponseWriter, err error) {
 	if body.Code == bulkhead.CodeInternal {
 		s.log.Error("a script request broke", "error", err)
 	}
-	var e *bulkhead.Error
-	if errors.As(err, &e) && e.RetryAfter > 0 {
+	if e, ok := errors.AsType[*bulkhead.Error](err); ok && e.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds()))))
 	}
 	writeJSON(w, body.Code.HTTPStatus(), body)
@@ -124,8 +123,7 @@ func decode(w http.ResponseWriter, r *http.Request, v any) error {
 	if err == nil {
 		return nil
 	}
-	var large *http.MaxBytesError
-	if errors.As(err, &large) {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return bulkhead.Errorf(bulkhead.CodeTooLarge, "the body is larger than %d bytes", maxBody)
 	}
 	if errors.Is(err, io.EOF) {

@@ -178,8 +178,7 @@ func (s *Service) Execute(ctx context.Context, tenant Tenant, req Request, log f
 	var res Result
 	source, err := s.source(ctx, tenant, &req, &res)
 	if err != nil {
-		var wrong *engine.SyntaxError
-		if errors.As(err, &wrong) {
+		if wrong, ok := errors.AsType[*engine.SyntaxError](err); ok {
 			return syntaxResult(res, &wrong.Failure), nil
 		}
 		return Result{}, err
@@ -301,8 +300,7 @@ func (s *Service) compile(source, fingerprint string) compiled {
 	s.metrics.cache.WithLabelValues("miss").Inc()
 	p, err := s.cfg.Engine.Compile(source, engine.LaneInProcess)
 	c := compiled{program: p}
-	var wrong *engine.SyntaxError
-	if errors.As(err, &wrong) {
+	if wrong, ok := errors.AsType[*engine.SyntaxError](err); ok {
 		c.failure = &wrong.Failure
 	}
 	s.programs.Add(fingerprint, c)

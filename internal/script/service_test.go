@@ -42,21 +42,21 @@ var alice = Tenant{ID: "alice"}
 
 // newService returns a running service on a real pool, a real guard and a store
 // in memory.
-func newService(t testing.TB, change func(*Config, *worker.Config)) *Service {
-	t.Helper()
-	testenv.Need(t, "root")
-	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+func newService(tb testing.TB, change func(*Config, *worker.Config)) *Service {
+	tb.Helper()
+	testenv.Need(tb, "root")
+	log := slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	e, err := engine.New()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	probe, err := guard.OpenProbe("/")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	g, err := guard.New(guard.Config{MaxConcurrent: 32}, probe, log)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	m := NewMemory()
 	cfg := Config{
@@ -68,39 +68,39 @@ func newService(t testing.TB, change func(*Config, *worker.Config)) *Service {
 			return alice, nil
 		},
 	}
-	name := strings.ToLower(strings.NewReplacer("/", "-").Replace(t.Name()))
+	name := strings.ToLower(strings.NewReplacer("/", "-").Replace(tb.Name()))
 	pool := worker.Config{Cgroup: "bulkhead-test-" + name, Log: log}
 	if change != nil {
 		change(&cfg, &pool)
 	}
 	if cfg.Pool, err = worker.New(pool); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	s, err := New(cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = g.Run(ctx) })
 	wg.Go(func() {
 		if err := s.Run(ctx); err != nil {
-			t.Errorf("run service: %v", err)
+			tb.Errorf("run service: %v", err)
 		}
 	})
-	t.Cleanup(func() { cancel(); wg.Wait(); _ = probe.Close() })
+	tb.Cleanup(func() { cancel(); wg.Wait(); _ = probe.Close() })
 	warm := Request{Code: "eval('1')"}
-	if _, err := s.Execute(t.Context(), alice, warm, nil); err != nil {
-		t.Fatal(err)
+	if _, err := s.Execute(tb.Context(), alice, warm, nil); err != nil {
+		tb.Fatal(err)
 	}
 	return s
 }
 
-func (s *Service) mustRun(t testing.TB, req Request) Result {
-	t.Helper()
-	res, err := s.Execute(t.Context(), alice, req, nil)
+func (s *Service) mustRun(tb testing.TB, req Request) Result {
+	tb.Helper()
+	res, err := s.Execute(tb.Context(), alice, req, nil)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return res
 }
@@ -415,16 +415,16 @@ func TestConfigErrors(t *testing.T) {
 }
 
 // waitIdle waits until n workers are idle, so that a figure starts equal.
-func waitIdle(t testing.TB, s *Service, n int) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+func waitIdle(tb testing.TB, s *Service, n int) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), 20*time.Second)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for s.cfg.Pool.Stats().Idle < n {
 		select {
 		case <-ctx.Done():
-			t.Fatal(errors.New("no idle workers"))
+			tb.Fatal(errors.New("no idle workers"))
 		case <-tick.C:
 		}
 	}

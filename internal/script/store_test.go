@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -48,6 +49,7 @@ func TestStores(t *testing.T) {
 }
 
 func testScripts(t *testing.T, st Store) {
+	t.Helper()
 	ctx := t.Context()
 	at := time.UnixMilli(1_700_000_000_123).UTC()
 	script := func(name, source string) Script {
@@ -93,7 +95,7 @@ func testScripts(t *testing.T, st Store) {
 		t.Errorf("list %+v, %v", list, err)
 	}
 	for i := range MaxVersions + 5 {
-		put("a", script("many", fmt.Sprint(i)))
+		put("a", script("many", strconv.Itoa(i)))
 	}
 	if _, err := st.Script(ctx, "a", "many", 5); bulkhead.CodeOf(err) != bulkhead.CodeNotFound {
 		t.Errorf("version 5 of %d is kept: %v", MaxVersions+5, err)
@@ -122,6 +124,7 @@ func testScripts(t *testing.T, st Store) {
 }
 
 func testValues(t *testing.T, st KeyValue) {
+	t.Helper()
 	ctx := t.Context()
 	set := func(tenant, key, value string) error { return st.Set(ctx, tenant, key, json.RawMessage(value)) }
 	for _, kv := range [][3]string{{"a", "k1", "1"}, {"a", "k2", `"two"`}, {"a", "k1", "11"}, {"a", "other", "{}"}, {"b", "k1", "9"}, {"a", "k%", "0"}} {
@@ -166,7 +169,7 @@ func testValues(t *testing.T, st KeyValue) {
 	var err error
 	n := 0
 	for ; err == nil && n <= MaxTotal/MaxValue; n++ {
-		err = set("full", fmt.Sprint(n), full)
+		err = set("full", strconv.Itoa(n), full)
 	}
 	if bulkhead.CodeOf(err) != bulkhead.CodeQuotaExceeded || n != MaxTotal/MaxValue {
 		t.Errorf("%d values of %d bytes: %v", n, MaxValue, err)

@@ -35,7 +35,7 @@ func BenchmarkTiny(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			rt := goja.New()
-			parse, _ := goja.AssertFunction(rt.Get("JSON").(*goja.Object).Get("parse"))
+			parse, _ := goja.AssertFunction(rt.Get("JSON").ToObject(rt).Get("parse"))
 			v, err := parse(goja.Undefined(), rt.ToValue(tinyInput))
 			if err != nil {
 				b.Fatal(err)

@@ -9,8 +9,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/bulkheadhq/bulkhead"
 	"github.com/dop251/goja"
+
+	"github.com/bulkheadhq/bulkhead"
 )
 
 // Bounds of the in-process lane. Each built-in that a small program can reach
@@ -176,12 +177,10 @@ func (b *budget) elapsed(now time.Time) time.Duration {
 
 // stopOf returns the stop in err's chain or that an interrupt carried.
 func stopOf(err error) *stop {
-	var s *stop
-	if errors.As(err, &s) {
+	if s, ok := errors.AsType[*stop](err); ok {
 		return s
 	}
-	var i *goja.InterruptedError
-	if errors.As(err, &i) {
+	if i, ok := errors.AsType[*goja.InterruptedError](err); ok {
 		if s, ok := i.Value().(*stop); ok {
 			return s
 		}

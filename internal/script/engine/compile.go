@@ -99,8 +99,7 @@ func parse(source string) (*ast.Program, error) {
 // syntaxError makes the failure of a parser's or compiler's error.
 func syntaxError(err error) error {
 	msg := err.Error()
-	var c *goja.CompilerSyntaxError
-	if errors.As(err, &c) {
+	if c, ok := errors.AsType[*goja.CompilerSyntaxError](err); ok {
 		msg = c.Message
 	}
 	return &SyntaxError{Failure{Name: "SyntaxError", Message: clip(msg, maxMessage)}}

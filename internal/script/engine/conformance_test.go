@@ -42,8 +42,7 @@ func bare(source string) string {
 		return "SyntaxError"
 	}
 	v, err := rt.RunProgram(must(goja.CompileAST(must(parse(source)), false)))
-	var ex *goja.Exception
-	if errors.As(err, &ex) {
+	if ex, ok := errors.AsType[*goja.Exception](err); ok {
 		if o, ok := ex.Value().(*goja.Object); ok {
 			return fmt.Sprintf("throws %v: %v", o.Get("name"), o.Get("message"))
 		}
@@ -362,19 +361,22 @@ func TestTest262(t *testing.T) {
 		_, rest, ok := strings.Cut(source, "/*---")
 		head, _, ok2 := strings.Cut(rest, "---*/")
 		var m meta
-		if !ok || !ok2 || yaml.Unmarshal([]byte(head), &m) != nil {
+		if !ok || !ok2 {
 			return nil
+		}
+		if err := yaml.Unmarshal([]byte(head), &m); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
 		}
 		flags := strings.Join(m.Flags, " ")
 		if strings.Contains(flags, "module") || strings.Contains(flags, "async") || strings.Contains(flags, "CanBlock") {
 			return nil
 		}
 		if !strings.Contains(flags, "raw") {
-			prelude := harness("assert.js") + harness("sta.js")
-			for _, i := range m.Includes {
-				prelude += harness(i)
+			var prelude strings.Builder
+			for _, i := range append([]string{"assert.js", "sta.js"}, m.Includes...) {
+				prelude.WriteString(harness(i))
 			}
-			source = prelude + source
+			source = prelude.String() + source
 		}
 		source += "\n;'completed'"
 		total++

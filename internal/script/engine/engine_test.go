@@ -29,8 +29,9 @@ func (w *world) Call(op string, payload []byte) ([]byte, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var req struct {
-		Key, Prefix string
-		Value       json.RawMessage
+		Key    string          `json:"key"`
+		Prefix string          `json:"prefix"`
+		Value  json.RawMessage `json:"value"`
 	}
 	if err := json.Unmarshal(payload, &req); err != nil {
 		return nil, err
@@ -63,29 +64,29 @@ func (w *world) Call(op string, payload []byte) ([]byte, error) {
 }
 
 // newEngine returns an engine whose sampler runs until the test ends.
-func newEngine(t testing.TB) *Engine {
-	t.Helper()
+func newEngine(tb testing.TB) *Engine {
+	tb.Helper()
 	e, err := New()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	var wg sync.WaitGroup
 	wg.Go(func() { e.Sample(ctx) })
 	for e.sampling.Load() == 0 {
 	}
-	t.Cleanup(func() { cancel(); wg.Wait() })
+	tb.Cleanup(func() { cancel(); wg.Wait() })
 	return e
 }
 
 // run compiles and runs source; a syntax error is a failure.
-func (e *Engine) runSource(t testing.TB, source string, lane Lane, in Input) Outcome {
-	t.Helper()
+func (e *Engine) runSource(tb testing.TB, source string, lane Lane, in Input) Outcome {
+	tb.Helper()
 	p, err := e.Compile(source, lane)
 	if err != nil {
 		var s *SyntaxError
 		if !errors.As(err, &s) {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		return Outcome{Failure: &s.Failure, End: bulkhead.End{Cause: bulkhead.CauseExited, ExitCode: 1}}
 	}
@@ -93,7 +94,7 @@ func (e *Engine) runSource(t testing.TB, source string, lane Lane, in Input) Out
 	if in.Host == nil {
 		in.Host = &world{}
 	}
-	return e.Run(t.Context(), p, lane, in)
+	return e.Run(tb.Context(), p, lane, in)
 }
 
 func TestPrograms(t *testing.T) {

@@ -7,8 +7,9 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/bulkheadhq/bulkhead"
 	"github.com/dop251/goja"
+
+	"github.com/bulkheadhq/bulkhead"
 )
 
 // exportDepth bounds how deep a result may nest.

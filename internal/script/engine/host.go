@@ -7,9 +7,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/bulkheadhq/bulkhead"
 	"github.com/dop251/goja"
 	"github.com/dop251/goja_nodejs/url"
+
+	"github.com/bulkheadhq/bulkhead"
 )
 
 // hostNames are the globals that are ours; hostSmall those of them that a small
@@ -33,26 +34,26 @@ const maxAnswer = 4 << 20
 // installHost defines the host's globals that the program mentions, or all of
 // them where it could find them without a mention.
 func (r *run) installHost() {
-	define := func(name string, make func() goja.Value) {
+	define := func(name string, value func() goja.Value) {
 		if r.program.anyHost || r.program.hostNames[name] {
-			_ = r.rt.GlobalObject().DefineDataProperty(name, make(), goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_FALSE)
+			_ = r.rt.GlobalObject().DefineDataProperty(name, value(), goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_FALSE)
 		}
 	}
-	fn := func(name string, length int, f func(goja.FunctionCall) goja.Value) {
-		define(name, func() goja.Value { return r.function(f, name, length) })
+	fn := func(name string, f func(goja.FunctionCall) goja.Value) {
+		define(name, func() goja.Value { return r.function(f, name, 1) })
 	}
 	define("console", r.console)
 	define("kv", r.keyValue)
 	if r.input.HasFetch {
-		fn("fetch", 1, r.fetch)
+		fn("fetch", r.fetch)
 	}
-	fn("setTimeout", 1, func(c goja.FunctionCall) goja.Value { return r.setTimer(c, false) })
-	fn("setInterval", 1, func(c goja.FunctionCall) goja.Value { return r.setTimer(c, true) })
-	fn("clearTimeout", 1, r.clearTimer)
-	fn("clearInterval", 1, r.clearTimer)
-	fn("queueMicrotask", 1, r.queueMicrotask)
-	fn("btoa", 1, r.btoa)
-	fn("atob", 1, r.atob)
+	fn("setTimeout", func(c goja.FunctionCall) goja.Value { return r.setTimer(c, false) })
+	fn("setInterval", func(c goja.FunctionCall) goja.Value { return r.setTimer(c, true) })
+	fn("clearTimeout", r.clearTimer)
+	fn("clearInterval", r.clearTimer)
+	fn("queueMicrotask", r.queueMicrotask)
+	fn("btoa", r.btoa)
+	fn("atob", r.atob)
 	if r.lane == LaneWorker {
 		r.installRich(define)
 	}

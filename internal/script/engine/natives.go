@@ -87,7 +87,7 @@ func natives() []native {
 		{in: inJSON, name: "stringify", length: 3, small: smallStringify},
 	}
 	each := func(in holder, c check, names string) {
-		for _, f := range strings.Fields(names) {
+		for f := range strings.FieldsSeq(names) {
 			name, length, _ := strings.Cut(f, "/")
 			n, _ := strconv.Atoi(length)
 			list = append(list, native{in: in, name: name, length: n, small: c})
@@ -240,7 +240,7 @@ func plain(v goja.Value) bool {
 // matching allows a regular expression to run over subject in process only if
 // that is bounded: one pass costs length × program, and finding all matches in
 // the worst case a pass for each.
-func (r *run) matching(re *goja.Object, subject goja.Value, all bool) int64 {
+func (r *run) matching(re *goja.Object, subject goja.Value, all bool) {
 	n := r.text(subject)
 	flags := re.Get("flags")
 	if f, ok := flags.(goja.String); ok {
@@ -254,7 +254,6 @@ func (r *run) matching(re *goja.Object, subject goja.Value, all bool) int64 {
 		r.move("a regular expression over a long or unusual string")
 	}
 	r.charge("matches", 64*n)
-	return n
 }
 
 func smallExec(r *run, this goja.Value, args []goja.Value) {

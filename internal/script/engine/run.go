@@ -11,10 +11,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/bulkheadhq/bulkhead"
 	"github.com/dop251/goja"
 	"github.com/dop251/goja/parser"
 	"golang.org/x/sys/unix"
+
+	"github.com/bulkheadhq/bulkhead"
 )
 
 // run is one run of a program.
@@ -35,7 +36,7 @@ type run struct {
 func allocated() int64 {
 	s := [1]metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	metrics.Read(s[:])
-	return int64(min(s[0].Value.Uint64(), math.MaxInt64)) //nolint:gosec // bounded just here
+	return int64(min(s[0].Value.Uint64(), math.MaxInt64))
 }
 
 // threadCPU returns the processor time of the calling thread.

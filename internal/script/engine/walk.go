@@ -13,15 +13,9 @@ type walker struct {
 	seen map[any]bool
 	// enter sees a node before its children; false skips them.
 	enter func(ast.Node) bool
-	// leave sees an expression after its children and returns what stands in
-	// its place.
-	leave func(ast.Expression) ast.Expression
 }
 
-var (
-	nodeType       = reflect.TypeFor[ast.Node]()
-	expressionType = reflect.TypeFor[ast.Expression]()
-)
+var nodeType = reflect.TypeFor[ast.Node]()
 
 // walk visits the program.
 func (w *walker) walk(p *ast.Program) {
@@ -50,10 +44,6 @@ func (w *walker) value(v reflect.Value) {
 			return
 		}
 		w.pointer(v.Elem())
-		if v.Type() == expressionType && w.leave != nil {
-			e, _ := v.Interface().(ast.Expression)
-			v.Set(reflect.ValueOf(w.leave(e)))
-		}
 	}
 }
 
@@ -70,7 +60,7 @@ func (w *walker) pointer(p reflect.Value) {
 		return
 	}
 	w.seen[p.Interface()] = true
-	n, _ := p.Interface().(ast.Node)
+	n, _ := reflect.TypeAssert[ast.Node](p)
 	if w.enter(n) {
 		w.value(p.Elem())
 	}

@@ -316,14 +316,14 @@ func (s *Session) send(ctx context.Context, method, path string, body any) (*htt
 		return resp, nil
 	}
 	defer func() { _ = resp.Body.Close() }()
-	var e struct{ Code, Message string }
+	var e script.WireError
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(&e); err != nil || e.Message == "" {
 		e.Message = "the server answered " + resp.Status
 	}
 	if e.Code == "" {
-		e.Code = string(bulkhead.CodeOfStatus(resp.StatusCode))
+		e.Code = bulkhead.CodeOfStatus(resp.StatusCode)
 	}
-	return nil, bulkhead.Errorf(bulkhead.Code(e.Code), "%s", e.Message)
+	return nil, bulkhead.Errorf(e.Code, "%s", e.Message)
 }
 
 // call is send that decodes the answer into into, which may be nil.

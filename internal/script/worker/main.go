@@ -182,9 +182,8 @@ func (p *process) evaluate(ctx context.Context, req *runRequest) engine.Outcome 
 		var err error
 		program, err = p.engine.Compile(req.Source, engine.LaneWorker)
 		if err != nil {
-			var s *engine.SyntaxError
 			out := engine.Outcome{End: bulkhead.End{Cause: bulkhead.CauseExited, ExitCode: 1, Detail: err.Error()}}
-			if errors.As(err, &s) {
+			if s, ok := errors.AsType[*engine.SyntaxError](err); ok {
 				out.Failure = &s.Failure
 			}
 			return out

@@ -119,7 +119,7 @@ func New(cfg Config) (*Pool, error) {
 func (p *Pool) Run(ctx context.Context) (err error) {
 	if p.privileged {
 		if p.groups, err = newCgroups(p.cfg.Cgroup); err != nil {
-			p.log.Warn("script workers have no hard memory limit", "error", err)
+			p.log.WarnContext(ctx, "script workers have no hard memory limit", "error", err)
 		}
 		if p.root, err = os.MkdirTemp("", "bulkhead-worker-root-"); err != nil {
 			return fmt.Errorf("make the workers' root: %w", err)
@@ -175,7 +175,7 @@ func (p *Pool) add(ctx context.Context, id int) {
 		if ctx.Err() == nil {
 			p.failures++
 			p.failure = err
-			p.log.Error("a script worker did not start", "error", err, "failures", p.failures)
+			p.log.ErrorContext(ctx, "a script worker did not start", "error", err, "failures", p.failures)
 		}
 		p.mu.Unlock()
 		return

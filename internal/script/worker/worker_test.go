@@ -45,37 +45,37 @@ func (h *host) Call(op string, payload []byte) ([]byte, error) {
 }
 
 // newPool returns a running pool with at least one worker ready.
-func newPool(t testing.TB, cfg Config) *Pool {
-	t.Helper()
-	testenv.Need(t, "root")
+func newPool(tb testing.TB, cfg Config) *Pool {
+	tb.Helper()
+	testenv.Need(tb, "root")
 	if cfg.Cgroup == "" {
-		cfg.Cgroup = "bulkhead-test-" + strings.ToLower(strings.NewReplacer("/", "-").Replace(t.Name()))
+		cfg.Cgroup = "bulkhead-test-" + strings.ToLower(strings.NewReplacer("/", "-").Replace(tb.Name()))
 	}
-	cfg.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	cfg.Log = slog.New(slog.NewTextHandler(tb.Output(), nil))
 	p, err := New(cfg)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := p.Run(ctx); err != nil {
-			t.Errorf("pool: %v", err)
+			tb.Errorf("pool: %v", err)
 		}
 	})
-	t.Cleanup(func() { cancel(); wg.Wait() })
+	tb.Cleanup(func() { cancel(); wg.Wait() })
 	return p
 }
 
-func do(t testing.TB, p *Pool, source string, change func(*Task)) engine.Outcome {
-	t.Helper()
+func do(tb testing.TB, p *Pool, source string, change func(*Task)) engine.Outcome {
+	tb.Helper()
 	task := Task{Source: source, Input: engine.Input{Limits: engine.DefaultLimits(), Host: &host{}}}
 	if change != nil {
 		change(&task)
 	}
-	out, err := p.Do(t.Context(), task)
+	out, err := p.Do(tb.Context(), task)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return out
 }
