@@ -5,6 +5,8 @@ GO    ?= go
 BIN   := bin
 DATA  ?= /var/lib/bulkhead
 export CGO_ENABLED ?= 0
+# One set of flags for builds and tests: gVisor is compiled once.
+export GOFLAGS += -trimpath
 
 # envd and bulkhead are rebuilt when any Go file changes; the compiler's cache
 # makes that cheap.
@@ -23,11 +25,11 @@ build: $(BIN)/bulkhead ## build bin/bulkhead, with envd and gVisor inside
 
 internal/guest/bin/envd: $(SOURCES)
 	@echo "== build envd"
-	@$(GO) build -trimpath -ldflags '-s -w' -o $@ ./cmd/envd
+	@$(GO) build -ldflags '-s -w' -o $@ ./cmd/envd
 
 $(BIN)/bulkhead: internal/guest/bin/envd $(SOURCES)
 	@echo "== build bulkhead (the first build compiles gVisor: 3 minutes on 2 cores)"
-	@scripts/progress $(GO) build -trimpath -ldflags '-s -w' -o $@ ./cmd/bulkhead
+	@scripts/progress $(GO) build -ldflags '-s -w' -o $@ ./cmd/bulkhead
 
 demo: ## install, build, make the templates, serve, and run code in a sandbox
 	@scripts/demo

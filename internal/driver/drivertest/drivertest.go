@@ -27,8 +27,9 @@ type Fixture struct {
 	Image string
 	// Guest holds a static envd.
 	Guest string
-	// Netns is a network namespace that only has a loopback.
-	Netns string
+	// Netns makes the network namespace of a box, with a loopback and nothing else,
+	// which the test's end removes. nil makes none.
+	Netns func(t *testing.T, box string) string
 }
 
 // Real makes a fixture for drivers that run real boxes: it builds this
@@ -57,7 +58,7 @@ func Real(t *testing.T) Fixture {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build envd: %v\n%s", err, out)
 	}
-	f.Netns = namespace(t)
+	f.Netns = namespace
 	return f
 }
 
@@ -76,14 +77,8 @@ func command(t *testing.T, name string, args ...string) {
 }
 
 // namespace makes a network namespace that the test's end removes.
-func namespace(t *testing.T) string {
+func namespace(t *testing.T, name string) string {
 	t.Helper()
-	name := "bulkhead-test-" + strings.ToLower(strings.Map(func(r rune) rune {
-		if r == '/' || r == '_' {
-			return '-'
-		}
-		return r
-	}, t.Name()))
 	done := make(chan error)
 	go func() { // the thread stays in the new namespace: it ends with the goroutine
 		runtime.LockOSThread()
@@ -134,11 +129,16 @@ type suite struct {
 	d    pool.Driver
 }
 
-func (s suite) spec(id string) pool.BoxSpec {
-	return pool.BoxSpec{
-		ID: "bulkhead-test-" + id, Image: s.f.Image, Guest: s.f.Guest, Netns: s.f.Netns,
+func (s suite) spec(t *testing.T, id string) pool.BoxSpec {
+	t.Helper()
+	b := pool.BoxSpec{
+		ID: "bulkhead-test-" + id, Image: s.f.Image, Guest: s.f.Guest,
 		Hostname: "box", Limits: bulkhead.Limits{MemoryMB: 256, DiskMB: 64}.Or(bulkhead.DefaultLimits()),
 	}
+	if s.f.Netns != nil {
+		b.Netns = s.f.Netns(t, b.ID)
+	}
+	return b
 }
 
 // limit bounds a step; real boxes take a second on a busy machine.
@@ -170,7 +170,7 @@ func find(t *testing.T, d pool.Driver, id string) (pool.BoxInfo, bool) {
 
 func (s suite) start(t *testing.T, id string) pool.BoxSpec {
 	t.Helper()
-	spec := s.spec(id)
+	spec := s.spec(t, id)
 	ok(t, s.d.Create(limit(t), spec))
 	ok(t, s.d.Start(limit(t), spec.ID))
 	return spec
@@ -231,8 +231,8 @@ func (s suite) unknown(t *testing.T) {
 }
 
 func (s suite) badID(t *testing.T) {
+	spec := s.spec(t, "bad")
 	for _, id := range []string{"", "../x", "a b", "A", strings.Repeat("x", 41)} {
-		spec := s.spec("")
 		spec.ID = id
 		if err := s.d.Create(limit(t), spec); bulkhead.CodeOf(err) != bulkhead.CodeInvalid {
 			t.Errorf("Create(%q): %v", id, err)
@@ -254,7 +254,7 @@ func (s suite) parallel(t *testing.T) {
 	const n = 4
 	errs := make(chan error, n)
 	for i := range n {
-		spec := s.spec("parallel-" + string(rune('a'+i)))
+		spec := s.spec(t, "parallel-"+string(rune('a'+i)))
 		go func() {
 			err := s.d.Create(limit(t), spec)
 			if err == nil {
@@ -280,7 +280,7 @@ func (s suite) snapshot(t *testing.T) {
 	ok(t, s.d.Wait(limit(t), spec.ID, nil))
 	ok(t, s.d.Destroy(limit(t), spec.ID))
 	for _, id := range []string{"restored-a", "restored-b"} { // a snapshot serves any number
-		copied := s.spec(id)
+		copied := s.spec(t, id)
 		ok(t, s.d.Create(limit(t), copied))
 		ok(t, s.d.Restore(limit(t), copied.ID, dir))
 		if b, found := find(t, s.d, copied.ID); !found || !b.Alive {
@@ -288,7 +288,7 @@ func (s suite) snapshot(t *testing.T) {
 		}
 		ok(t, s.d.Destroy(limit(t), copied.ID))
 	}
-	empty := s.spec("empty")
+	empty := s.spec(t, "empty")
 	ok(t, s.d.Create(limit(t), empty))
 	if err := s.d.Restore(limit(t), empty.ID, t.TempDir()); err == nil {
 		t.Error("a box was restored from an empty folder")

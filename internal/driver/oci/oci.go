@@ -81,6 +81,14 @@ func (b Box) Make(config any) error {
 	return nil
 }
 
+// Exists returns nil, or CodeNotFound when the box has no folder.
+func (b Box) Exists() error {
+	if _, err := os.Stat(b.Dir); err != nil {
+		return &bulkhead.Error{Code: bulkhead.CodeNotFound, Msg: fmt.Sprintf("no box %q", b.ID), Err: err}
+	}
+	return nil
+}
+
 // Pid returns the main process's number from the pid file, or 0 when there is
 // none or the process is gone.
 func (b Box) Pid() int {
@@ -189,8 +197,8 @@ func (b Box) Ready(ctx context.Context) error {
 // Wait blocks until the box's main process is gone or ctx is done, and gives
 // each line of its log to say, which may be nil. Lines are cut at 16 KiB.
 func (b Box) Wait(ctx context.Context, say pool.Say) error {
-	if _, err := os.Stat(b.Dir); err != nil {
-		return bulkhead.Errorf(bulkhead.CodeNotFound, "no box %q", b.ID)
+	if err := b.Exists(); err != nil {
+		return err
 	}
 	pid := b.Pid()
 	if pid == 0 {

@@ -46,6 +46,9 @@ func (r Runtime) command(ctx context.Context, b Box, args []string) *exec.Cmd {
 // runtime wrote, and matches [ErrNoContainer] when the runtime knows no such
 // container.
 func (r Runtime) Do(ctx context.Context, b Box, args ...string) error {
+	if err := b.Exists(); err != nil { // the runtime would make the folder for its log
+		return err
+	}
 	cmd := r.command(ctx, b, args)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

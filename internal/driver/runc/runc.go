@@ -103,6 +103,15 @@ func (d *Driver) Create(ctx context.Context, spec pool.BoxSpec) (err error) {
 	s := oci.Spec(spec)
 	s.Linux.Resources = oci.Resources(spec.Limits)
 	s.Linux.Resources.Devices = oci.Devices()
+	// Only with CAP_SYS_RESOURCE could a box have more than the server itself.
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err == nil {
+		for i := range s.Process.Rlimits {
+			if l := &s.Process.Rlimits[i]; l.Type == "RLIMIT_NOFILE" {
+				l.Hard, l.Soft = min(l.Hard, own.Max), min(l.Soft, own.Max)
+			}
+		}
+	}
 	if d.cfg.Cgroup != nil {
 		group, err := d.cfg.Cgroup(spec.ID)
 		if err != nil {

@@ -128,6 +128,7 @@ def background(made):
     h = s.commands.run("sleep 600", background=True)
     assert any(p.pid == h.pid for p in s.commands.list())
     assert h.kill() is True
+    raises(e2b.CommandExitException, h.wait)
     assert s.commands.kill(h.pid) is False
     h = s.commands.run("sleep 1; echo late", background=True)
     h.disconnect()
