@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime/debug"
 
 	"github.com/alecthomas/kong"
+	"golang.org/x/sys/unix"
 
 	"github.com/bulkheadhq/bulkhead/internal/cli"
 	"github.com/bulkheadhq/bulkhead/internal/config"
@@ -22,6 +24,9 @@ func main() {
 	if jail.Is(os.Args) {
 		os.Exit(jail.Main(os.Stdin, os.Stderr))
 	}
+	// What whoever started us left open is not for the programs that we start:
+	// mmdebstrap, for one, fails when its own files get numbers above 9.
+	_ = unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC) // since Linux 5.11; without it, as before
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
