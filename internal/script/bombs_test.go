@@ -40,7 +40,7 @@ func bombs(tb testing.TB) []bomb {
 		if err != nil {
 			tb.Fatal(err)
 		}
-		b := bomb{name: strings.TrimSuffix(filepath.Base(f), ".js"), code: string(data), limits: engine.Limits{TimeMS: 20_000}}
+		b := bomb{name: strings.TrimSuffix(filepath.Base(f), ".js"), code: string(data), limits: engine.Limits{TimeMS: 60_000}}
 		for line := range strings.Lines(b.code) {
 			if end, ok := strings.CutPrefix(line, "// end: "); ok {
 				b.end = strings.TrimSpace(end)

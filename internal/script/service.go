@@ -196,7 +196,10 @@ func (s *Service) Execute(ctx context.Context, tenant Tenant, req Request, log f
 	if s.cfg.WorkersOnly {
 		res.Reason = "everything runs in workers here"
 	} else {
-		c := s.compile(source, res.Fingerprint)
+		c, err := s.compile(ctx, source, res.Fingerprint)
+		if err != nil {
+			return Result{}, err
+		}
 		if c.failure != nil {
 			return syntaxResult(res, c.failure), nil
 		}
@@ -290,21 +293,37 @@ func (s *Service) source(ctx context.Context, tenant Tenant, req *Request, res *
 	return js, nil
 }
 
-// compile returns the program for the in-process lane from the cache, or
-// compiles it.
-func (s *Service) compile(source, fingerprint string) compiled {
+// compile returns the program for the in-process lane from the cache, or has it
+// vetted by a worker and, if it is small, compiles it.
+func (s *Service) compile(ctx context.Context, source, fingerprint string) (compiled, error) {
 	if c, ok := s.programs.Get(fingerprint); ok {
 		s.metrics.cache.WithLabelValues("hit").Inc()
-		return c
+		return c, nil
 	}
 	s.metrics.cache.WithLabelValues("miss").Inc()
-	p, err := s.cfg.Engine.Compile(source, engine.LaneInProcess)
-	c := compiled{program: p}
-	if wrong, ok := errors.AsType[*engine.SyntaxError](err); ok {
-		c.failure = &wrong.Failure
+	var c compiled
+	if len(source) > engine.SmallSource {
+		c.program = &engine.Program{Fingerprint: fingerprint, Size: len(source), Why: "its source is long"}
+		s.programs.Add(fingerprint, c)
+		return c, nil
+	}
+	verdict, err := s.cfg.Pool.Vet(ctx, source)
+	if err != nil {
+		return c, err
+	}
+	switch {
+	case verdict.Failure != nil:
+		c.failure = verdict.Failure
+	case verdict.Why != "":
+		c.program = &engine.Program{Fingerprint: fingerprint, Size: len(source), Why: verdict.Why}
+	default:
+		c.program, err = s.cfg.Engine.Compile(source, engine.LaneInProcess)
+		if wrong, ok := errors.AsType[*engine.SyntaxError](err); ok {
+			c.failure = &wrong.Failure
+		}
 	}
 	s.programs.Add(fingerprint, c)
-	return c
+	return c, nil
 }
 
 // syntaxResult is the result of a source that is no program.

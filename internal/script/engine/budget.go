@@ -14,11 +14,14 @@ import (
 	"github.com/bulkheadhq/bulkhead"
 )
 
+// SmallSource is the length of the longest source that may run in process, in
+// bytes. It bounds the parser's stack.
+const SmallSource = 8 << 10
+
 // Bounds of the in-process lane. Each built-in that a small program can reach
 // does at most a few milliseconds of work under them, since nothing can stop it
 // inside.
 const (
-	smallSource  = 8 << 10    // bytes of source; bounds the parser's stack
 	smallInput   = 256 << 10  // bytes of input JSON
 	smallItems   = 32 << 10   // elements of an array that a built-in loops over
 	smallString  = 1 << 20    // length of a string that a built-in reads or makes

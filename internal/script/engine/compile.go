@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"runtime"
+	"time"
 
 	"github.com/dop251/goja"
 	"github.com/dop251/goja/ast"
@@ -52,7 +54,8 @@ func (e *SyntaxError) Error() string { return e.Failure.Name + ": " + e.Failure.
 // the value is what main(input) returns.
 //
 // For [LaneInProcess] nothing beyond 8 KiB is parsed, since the parser's stack
-// grows with the text; the program then has a Why. The error is a *SyntaxError.
+// grows with the text; the program then has a Why. A text that no worker has
+// vetted may keep it busy for ever: see [Engine.Vet]. The error is a *SyntaxError.
 func (e *Engine) Compile(source string, lane Lane) (p *Program, err error) {
 	defer func() {
 		// goja panics on a few texts that it should refuse or accept.
@@ -61,8 +64,8 @@ func (e *Engine) Compile(source string, lane Lane) (p *Program, err error) {
 		}
 	}()
 	p = &Program{Fingerprint: Fingerprint(source), Size: len(source)}
-	if lane == LaneInProcess && len(source) > smallSource {
-		p.Why = fmt.Sprintf("its source is longer than %d bytes", smallSource)
+	if lane == LaneInProcess && len(source) > SmallSource {
+		p.Why = fmt.Sprintf("its source is longer than %d bytes", SmallSource)
 		return p, nil
 	}
 	tree, err := parse(source)
@@ -80,6 +83,36 @@ func (e *Engine) Compile(source string, lane Lane) (p *Program, err error) {
 		return nil, syntaxError(err)
 	}
 	return p, nil
+}
+
+// Verdict is what [Engine.Vet] found out about a source text.
+type Verdict struct {
+	// Why says why the program is not small, "" if it is.
+	Why string `json:"why,omitempty"`
+	// Failure is what is wrong with the text, if anything is.
+	Failure *Failure `json:"failure,omitempty"`
+}
+
+// vetTime is the processor time in which the server must be able to compile a
+// small program.
+const vetTime = 5 * time.Millisecond
+
+// Vet compiles a text as for [LaneInProcess], and finds that it is not small if
+// that takes more than 5 ms: goja's parser needs exponential time for some
+// texts. It is for workers, which can be killed; what it calls small there may
+// be compiled in the server.
+func (e *Engine) Vet(source string) Verdict {
+	runtime.LockOSThread() // for its clock
+	defer runtime.UnlockOSThread()
+	began := threadCPU()
+	p, err := e.Compile(source, LaneInProcess)
+	if wrong, ok := errors.AsType[*SyntaxError](err); ok {
+		return Verdict{Failure: &wrong.Failure}
+	}
+	if p.Why == "" && threadCPU()-began > vetTime {
+		return Verdict{Why: "its source takes long to read"}
+	}
+	return Verdict{Why: p.Why}
 }
 
 // parse parses a program. Source maps are off: goja would open the files that a

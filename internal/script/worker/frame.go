@@ -17,12 +17,14 @@ const (
 	kindRun    kind = 'R' // runRequest
 	kindAnswer kind = 'A' // answer to a call
 	kindBuild  kind = 'B' // a TypeScript source, as it is
+	kindVet    kind = 'V' // a JavaScript source, as it is
 	// From the worker.
 	kindReady   kind = 'Y' // ready
 	kindLog     kind = 'L' // engine.LogLine
 	kindCall    kind = 'C' // call
 	kindOutcome kind = 'O' // engine.Outcome
 	kindBuilt   kind = 'J' // built
+	kindVerdict kind = 'D' // engine.Verdict
 )
 
 // maxFrame bounds every frame, in bytes: the largest result, and what stands

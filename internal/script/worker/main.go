@@ -110,6 +110,8 @@ func serve(args []string) error {
 			err = p.run(ctx, payload)
 		case kindBuild:
 			err = p.send(kindBuilt, build(string(payload)))
+		case kindVet:
+			err = p.send(kindVerdict, p.engine.Vet(string(payload)))
 		default:
 			err = fmt.Errorf("read frame: unexpected kind %c", k)
 		}

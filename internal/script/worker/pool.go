@@ -378,11 +378,31 @@ func (p *Pool) Do(ctx context.Context, t Task) (engine.Outcome, error) {
 	return out, nil
 }
 
-// buildTime and buildMemory bound a TypeScript build.
+// buildTime and buildMemory bound a TypeScript build, vetTime a vetting.
 const (
 	buildTime   = 5 * time.Second
 	buildMemory = 256 << 20
+	vetTime     = time.Second
 )
+
+// Vet reads a source for the first time, in a worker, and says what kind of
+// program it is: a parser is fed with other people's texts, and some of them
+// keep it busy for ever. The error is that of [Pool.Do].
+func (p *Pool) Vet(ctx context.Context, source string) (engine.Verdict, error) {
+	w, err := p.acquire(ctx, false)
+	if err != nil {
+		return engine.Verdict{}, err
+	}
+	var v engine.Verdict
+	err = w.exchange(ctx, kindVet, []byte(source), exchange{
+		want: kindVerdict, into: &v, time: vetTime, most: 1 << 20,
+	})
+	p.release(w, err)
+	if err != nil {
+		v = engine.Verdict{Why: "its source takes long to read"}
+	}
+	return v, nil
+}
 
 // Build turns TypeScript into JavaScript in a worker, since the parser's stack
 // and memory grow with the source. A *engine.SyntaxError says what is wrong.

@@ -1,4 +1,4 @@
 // a promise that always starts another
 // end: time_limit
 // time: 400
-function f() { return Promise.resolve().then(f) } f()
+function f() { Promise.resolve().then(f) } f(); 1
