@@ -162,7 +162,8 @@ func (s *Server) execute(w http.ResponseWriter, r *http.Request) error {
 		return bulkhead.Errorf(bulkhead.CodeUnavailable, "the interpreter is not running")
 	}
 	defer s.wg.Done()
-	if err := sess.enter(); err != nil {
+	t, err := sess.enter()
+	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())
@@ -170,18 +171,18 @@ func (s *Server) execute(w http.ResponseWriter, r *http.Request) error {
 	defer context.AfterFunc(running, func() { cancel(context.Cause(running)) })()
 	out := newStream(w)
 	defer out.end()
-	s.run(ctx, sess, Request{Code: *body.Code, Env: body.Env}, out)
+	defer sess.queue.leave(t) // before the client hears of the end
+	s.run(ctx, sess, t, Request{Code: *body.Code, Env: body.Env}, out)
 	return nil
 }
 
-// run runs one execution in a session that it has entered.
-func (s *Server) run(ctx context.Context, sess *session, req Request, out *stream) {
+// run runs one execution in a session when its turn has come.
+func (s *Server) run(ctx context.Context, sess *session, t *turn, req Request, out *stream) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	m := &meter{next: out, cancel: cancel, limit: s.lease.Load().output, max: s.cfg.MaxMessageBytes}
-	err := sess.acquire(ctx, out.begin)
+	err := sess.await(ctx, t, out.begin)
 	if err == nil {
-		defer sess.release()
 		var k Kernel
 		if k, err = sess.alive(ctx, s.lease.Load); err == nil {
 			s.runIn(ctx, k, sess, req, m)

@@ -207,16 +207,17 @@ func (s *Server) wake(sess *session, told func(error)) {
 	if !ok {
 		return
 	}
-	if sess.enter() != nil {
+	t, err := sess.enter()
+	if err != nil {
 		s.wg.Done()
 		return
 	}
 	go func() {
 		defer s.wg.Done()
-		if err := sess.acquire(ctx, func() {}); err != nil {
+		defer sess.queue.leave(t)
+		if err := sess.await(ctx, t, func() {}); err != nil {
 			return
 		}
-		defer sess.release()
 		_, err := sess.alive(ctx, s.lease.Load)
 		if err != nil && !errors.Is(err, errRemoved) && ctx.Err() == nil {
 			s.cfg.Log.Error("start kernel", "language", sess.language, "error", err)
@@ -231,7 +232,7 @@ func (s *Server) wake(sess *session, told func(error)) {
 func (s *Server) addLocked(lang, cwd string) *session {
 	sess := &session{
 		id: uuid.NewString(), language: lang, cwd: cwd, maxQueue: s.cfg.MaxQueue,
-		turn: make(chan struct{}, 1), removed: make(chan struct{}),
+		removed: make(chan struct{}),
 	}
 	sess.start = func(ctx context.Context) (Kernel, *lease, error) { return s.launch(ctx, sess) }
 	s.sessions = append(s.sessions, sess)

@@ -3,8 +3,8 @@ package interp
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
-	"sync/atomic"
 
 	"github.com/bulkheadhq/bulkhead"
 )
@@ -14,11 +14,9 @@ type session struct {
 	id, language, cwd string
 	start             func(context.Context) (Kernel, *lease, error)
 	maxQueue          int
-	preload           []string // for the first kernel; used by who has the turn
+	preload           []string // for the first kernel; used by who has the turn in queue
 
-	// turn is full while somebody uses the kernel. Who waits gets it in order.
-	turn    chan struct{}
-	waiting atomic.Int64
+	queue queue
 	// removed is closed when the context is deleted.
 	removed chan struct{}
 
@@ -35,44 +33,78 @@ const (
 
 var errRemoved = errors.New("context was deleted")
 
-// enter joins the line, unless it is too long.
-func (s *session) enter() error {
-	if n := s.waiting.Add(1); n > int64(s.maxQueue)+1 { // one of them runs
-		s.waiting.Add(-1)
-		return bulkhead.Errorf(bulkhead.CodeQuotaExceeded,
-			"Context %s already has %d executions waiting; the limit is %d", s.id, s.maxQueue, s.maxQueue)
-	}
-	return nil
+// queue gives a kernel to one user at a time, in the order in which they joined.
+type queue struct {
+	mu   sync.Mutex
+	held bool
+	line []*turn
 }
 
-// acquire waits for the kernel; wait is called before it if it may take time. Who
-// has entered must call acquire, and release if it returns no error.
-func (s *session) acquire(ctx context.Context, wait func()) error {
+// turn is a place in a queue. ready is closed when it has come.
+type turn struct{ ready chan struct{} }
+
+// join takes a place, unless more than most wait already.
+func (q *queue) join(most int) (*turn, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	t := &turn{ready: make(chan struct{})}
+	switch {
+	case !q.held:
+		q.held = true
+		close(t.ready)
+	case len(q.line) >= most:
+		return nil, false
+	default:
+		q.line = append(q.line, t)
+	}
+	return t, true
+}
+
+// leave gives up a place, whether it has come or not. It must be called once.
+func (q *queue) leave(t *turn) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if i := slices.Index(q.line, t); i >= 0 {
+		q.line = slices.Delete(q.line, i, i+1)
+		return
+	}
+	if len(q.line) == 0 {
+		q.held = false
+		return
+	}
+	close(q.line[0].ready)
+	q.line = slices.Delete(q.line, 0, 1)
+}
+
+// enter joins the line, unless it is too long. Who has entered must leave.
+func (s *session) enter() (*turn, error) {
+	t, ok := s.queue.join(s.maxQueue)
+	if !ok {
+		return nil, bulkhead.Errorf(bulkhead.CodeQuotaExceeded,
+			"Context %s already has %d executions waiting; the limit is %d", s.id, s.maxQueue, s.maxQueue)
+	}
+	return t, nil
+}
+
+// await waits until the turn has come; idle is called before if it may take time.
+func (s *session) await(ctx context.Context, t *turn, idle func()) error {
 	select {
-	case s.turn <- struct{}{}:
+	case <-t.ready:
 		return nil
 	default:
 	}
-	wait()
+	idle()
 	select {
-	case s.turn <- struct{}{}:
+	case <-t.ready:
 		return nil
 	case <-ctx.Done():
-		s.waiting.Add(-1)
 		return context.Cause(ctx)
 	case <-s.removed:
-		s.waiting.Add(-1)
 		return errRemoved
 	}
 }
 
-// release lets the next one have the kernel.
-func (s *session) release() {
-	<-s.turn
-	s.waiting.Add(-1)
-}
-
-// alive returns the kernel, started if need be. The caller has acquired s. now
+// alive returns the kernel, started if need be. It is the caller's turn. now
 // returns the lease in force.
 func (s *session) alive(ctx context.Context, now func() *lease) (Kernel, error) {
 	s.mu.Lock()
@@ -107,13 +139,11 @@ func (s *session) alive(ctx context.Context, now func() *lease) (Kernel, error) 
 
 // touch has the kernel run nothing, if there is one and it has nothing to do.
 func (s *session) touch(ctx context.Context) {
-	select {
-	case s.turn <- struct{}{}:
-	default:
+	t, ok := s.queue.join(0)
+	if !ok {
 		return
 	}
-	s.waiting.Add(1)
-	defer s.release()
+	defer s.queue.leave(t)
 	s.mu.Lock()
 	k := s.kernel
 	s.mu.Unlock()
