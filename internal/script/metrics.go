@@ -7,6 +7,7 @@ type metrics struct {
 	runs  *prometheus.CounterVec
 	time  *prometheus.HistogramVec
 	moved prometheus.Counter
+	stuck prometheus.Counter
 	cache *prometheus.CounterVec
 }
 
@@ -21,6 +22,9 @@ func newMetrics() *metrics {
 		}, []string{"lane"}),
 		moved: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "script_moved_total", Help: "Runs that began in process and were moved to a worker.",
+		}),
+		stuck: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "script_stuck_total", Help: "Runs in process that a built-in kept from stopping; a defect.",
 		}),
 		cache: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "script_cache_total", Help: "Look-ups of compiled programs, by outcome: hit or miss.",
@@ -46,7 +50,7 @@ func workerMetrics() (workers, started, lost *prometheus.Desc) {
 
 // Describe implements [prometheus.Collector].
 func (s *Service) Describe(ch chan<- *prometheus.Desc) {
-	for _, c := range []prometheus.Collector{s.metrics.runs, s.metrics.time, s.metrics.moved, s.metrics.cache} {
+	for _, c := range []prometheus.Collector{s.metrics.runs, s.metrics.time, s.metrics.moved, s.metrics.stuck, s.metrics.cache} {
 		c.Describe(ch)
 	}
 	workers, started, lost := workerMetrics()
@@ -57,7 +61,7 @@ func (s *Service) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements [prometheus.Collector].
 func (s *Service) Collect(ch chan<- prometheus.Metric) {
-	for _, c := range []prometheus.Collector{s.metrics.runs, s.metrics.time, s.metrics.moved, s.metrics.cache} {
+	for _, c := range []prometheus.Collector{s.metrics.runs, s.metrics.time, s.metrics.moved, s.metrics.stuck, s.metrics.cache} {
 		c.Collect(ch)
 	}
 	workers, started, lost := workerMetrics()

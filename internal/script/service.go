@@ -356,6 +356,7 @@ func (s *Service) inProcess(ctx context.Context, res *Result, p *engine.Program,
 	}
 	h, _ := in.Host.(*session)
 	h.recording = true
+	in.Stuck = func(engine.Outcome) { s.stuck(p) }
 	out := s.cfg.Engine.Run(ctx, p, engine.LaneInProcess, in)
 	grant.Release()
 	if out.Moved != "" {
@@ -368,6 +369,17 @@ func (s *Service) inProcess(ctx context.Context, res *Result, p *engine.Program,
 	res.Outcome, res.Lane = out, engine.LaneInProcess.String()
 	s.metrics.ended(res)
 	return true, nil
+}
+
+// stuck notes that a built-in does not come back in process: a defect of the
+// checks, since nothing else can be done about it. The program is never run here
+// again.
+func (s *Service) stuck(p *engine.Program) {
+	s.metrics.stuck.Inc()
+	s.log.Error("a built-in does not come back in process", "fingerprint", p.Fingerprint)
+	s.programs.Add(p.Fingerprint, compiled{program: &engine.Program{
+		Fingerprint: p.Fingerprint, Size: p.Size, Why: "it did not stop before",
+	}})
 }
 
 // inWorker runs a program in a worker.
