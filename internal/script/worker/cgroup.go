@@ -32,11 +32,15 @@ type cgroups struct {
 // long returns the group for those that run long.
 func (c cgroups) long() string { return c.cpu + "-long" }
 
-// newCgroups makes the directory name under the memory controller's root, or
-// under this process's own group on version 2.
-func newCgroups(name string) (cgroups, error) {
+// newCgroups makes a directory with this prefix and our process ID, below this
+// process's own group, or beside it on version 2. What servers that were killed
+// have left under the prefix is removed.
+func newCgroups(prefix string) (cgroups, error) {
+	name := prefix + "-" + strconv.Itoa(os.Getpid())
 	if _, err := os.Stat(filepath.Join(cgroup1Root, "memory.limit_in_bytes")); err == nil {
 		c := cgroups{dir: filepath.Join(cgroup1Root, ownGroup("memory"), name)}
+		sweep(filepath.Dir(c.dir), prefix)
+		sweep(filepath.Join(cgroup1CPU, ownGroup("cpu")), prefix)
 		if err := mkdir(c.dir); err != nil {
 			return cgroups{}, fmt.Errorf("make cgroup: %w", err)
 		}
@@ -57,6 +61,7 @@ func newCgroups(name string) (cgroups, error) {
 		parent = cgroup2Root
 	}
 	c := cgroups{dir: filepath.Join(parent, name), v2: true}
+	sweep(parent, prefix)
 	_ = os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), []byte("+memory"), 0o600)
 	_ = os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), []byte("+cpu"), 0o600)
 	if err := mkdir(c.dir); err != nil {
@@ -76,6 +81,20 @@ const (
 	fullWeight = 100
 	longPart   = 50
 )
+
+// sweep removes groups under parent whose names begin with prefix and a hyphen,
+// unless there are still processes in them.
+func sweep(parent, prefix string) {
+	for _, pattern := range []string{prefix + "-*/w*", prefix + "-*"} {
+		dirs, err := filepath.Glob(filepath.Join(parent, pattern))
+		if err != nil {
+			return // the prefix is no pattern
+		}
+		for _, d := range dirs {
+			_ = os.Remove(d) // the kernel refuses what is in use
+		}
+	}
+}
 
 // mkdir makes a directory unless there is one.
 func mkdir(dir string) error {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -24,9 +23,13 @@ type Config struct {
 	Idle int
 	// Max is how many there may be at once. Default 8.
 	Max int
-	// Cgroup is the name of the directory that holds the workers' cgroups.
-	// Default "bulkhead-scripts".
+	// Cgroup is the beginning of the name of the directory that holds the
+	// workers' cgroups; the server's process ID is added. Default
+	// "bulkhead-scripts".
 	Cgroup string
+	// Root is an empty directory that workers take as their root; it is made
+	// when it is not there. Default: a temporary one.
+	Root string
 	// UserBase is the first of Max user IDs that workers run as. Default 1800000000.
 	UserBase int
 	// Wait is how long a run waits for a free worker. Default 10 s.
@@ -118,14 +121,11 @@ func New(cfg Config) (*Pool, error) {
 // what it made on the host. It returns an error when no worker can be started.
 func (p *Pool) Run(ctx context.Context) (err error) {
 	if p.privileged {
+		if err := p.makeRoot(); err != nil {
+			return fmt.Errorf("make the workers' root: %w", err)
+		}
 		if p.groups, err = newCgroups(p.cfg.Cgroup); err != nil {
 			p.log.WarnContext(ctx, "script workers have no hard memory limit", "error", err)
-		}
-		if p.root, err = os.MkdirTemp("", "bulkhead-worker-root-"); err != nil {
-			return fmt.Errorf("make the workers' root: %w", err)
-		}
-		if err := os.Chmod(p.root, 0o555); err != nil { //nolint:gosec // everybody may see that it is empty
-			return fmt.Errorf("make the workers' root: %w", err)
 		}
 	}
 	p.mu.Lock()
@@ -145,6 +145,25 @@ func (p *Pool) Run(ctx context.Context) (err error) {
 		case <-retry.C: // after a start that failed
 		}
 	}
+}
+
+// makeRoot makes the directory that workers take as their root.
+func (p *Pool) makeRoot() (err error) {
+	if p.root = p.cfg.Root; p.root == "" {
+		if p.root, err = os.MkdirTemp("", "bulkhead-worker-root-"); err != nil {
+			return err
+		}
+	} else if err := os.MkdirAll(p.root, 0o755); err != nil { //nolint:gosec // everybody may see that it is empty
+		return err
+	}
+	entries, err := os.ReadDir(p.root)
+	if err != nil {
+		return err
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("%s is not empty", p.root)
+	}
+	return os.Chmod(p.root, 0o555) //nolint:gosec // as above
 }
 
 // fill begins to start what is missing.
@@ -249,8 +268,8 @@ func (p *Pool) clean() error {
 	}
 	p.wg.Wait()
 	errs = append(errs, p.groups.remove())
-	if p.root != "" {
-		errs = append(errs, os.Remove(filepath.Clean(p.root)))
+	if p.root != "" && p.cfg.Root == "" {
+		errs = append(errs, os.Remove(p.root))
 	}
 	return errors.Join(errs...)
 }

@@ -239,6 +239,33 @@ func TestPoolLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestPoolSweeps finds what a server that was killed has left.
+func TestPoolSweeps(t *testing.T) {
+	testenv.Need(t, "root")
+	_, err := os.Stat(cgroup1Root + "/memory.limit_in_bytes")
+	testenv.Have(t, "cgroup1", err == nil, "no memory controller of cgroup version 1")
+	left := cgroup1Root + ownGroup("memory") + "/bulkhead-test-sweep-999999999"
+	if err := os.MkdirAll(left+"/w3", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p := newPool(t, Config{Cgroup: "bulkhead-test-sweep", Root: t.TempDir() + "/empty"})
+	do(t, p, `1`, nil)
+	if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is still there (%v)", left, err)
+	}
+}
+
+func TestRootMustBeEmpty(t *testing.T) {
+	testenv.Need(t, "root")
+	p, err := New(Config{Root: "/", Cgroup: "bulkhead-test-root"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "not empty") {
+		t.Errorf("a root with something in it gave %v", err)
+	}
+}
+
 func TestConfigErrors(t *testing.T) {
 	for _, cfg := range []Config{{Idle: 3, Max: 2}, {Idle: -1}, {Max: 5000}} {
 		if _, err := New(cfg); err == nil {
