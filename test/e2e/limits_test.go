@@ -89,6 +89,9 @@ func TestDiskLimit(t *testing.T) {
 	if err != nil || out.End.ExitCode == 0 || !strings.Contains(string(out.Stderr), "No space left") {
 		t.Fatalf("fill: %+v, %v", out, err)
 	}
+	if out.End.Cause != bulkhead.CauseDiskLimit || out.End.Limit != 64<<20 {
+		t.Errorf("fill ended: %+v", out.End)
+	}
 	if _, err := sb.Files().Write(t.Context(), "/home/user/more", strings.NewReader(strings.Repeat("x", 5<<20))); err == nil || !strings.Contains(err.Error(), "space") {
 		t.Errorf("write to a full disk: %v", err)
 	}

@@ -254,8 +254,26 @@ func (p *process) ending() *processpb.ProcessEvent_EndEvent {
 		blame(end, verdict)
 	case fate != nil && (status.Signaled() || fate.Cause == bulkhead.CauseOutputLimit): // it may have handled the signal
 		blame(end, *fate)
+	case fate == nil:
+		if full, ok := diskFull("/"); ok {
+			blame(end, full)
+		}
 	}
 	return end
+}
+
+// diskFull says that nothing more can be written below path: a program that
+// failed just now most likely failed for it, whatever it printed.
+func diskFull(path string) (bulkhead.End, bool) {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(path, &fs); err != nil || fs.Blocks == 0 || fs.Bavail > 0 {
+		return bulkhead.End{}, false
+	}
+	size := int64(fs.Blocks) * fs.Bsize //nolint:gosec // less than 2^63
+	return bulkhead.End{
+		Cause: bulkhead.CauseDiskLimit, Limit: size, Peak: size,
+		Detail: fmt.Sprintf("it failed when the disk of %d MiB was full", size>>20),
+	}, true
 }
 
 // blame writes why into end.
