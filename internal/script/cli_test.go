@@ -50,7 +50,7 @@ func TestCommandLine(t *testing.T) {
 		{args: `script run -e for(;;); --time-ms 100`, stderr: "time_limit: it ran longer than 100 ms\n", exit: 137},
 		{args: `script put greet ` + js, stdout: "greet version 1\n"},
 		{args: `script put greet ` + ts, stdout: "greet version 2\n"},
-		{args: `script run --script greet --version 1 -i {"name":"store"}`, stdout: "\"hello store\"\n", stderr: "working\n"},
+		{args: `script run --script greet --at 1 -i {"name":"store"}`, stdout: "\"hello store\"\n", stderr: "working\n"},
 		{args: `script ls`, stdout: "greet  2        typescript"},
 		{args: `script rm greet`},
 		{args: `script rm greet`, fail: `there is no script "greet"`},

@@ -60,7 +60,7 @@ type Cmd struct {
 type RunCmd struct {
 	File      string `arg:"" optional:"" help:"File with the program, - for standard input." placeholder:"FILE"`
 	Script    string `help:"Name of a stored script, instead of a file." placeholder:"NAME"`
-	Version   int    `help:"Version of the stored script; the newest by default." placeholder:"N"`
+	Version   int    `name:"at" help:"Version of the stored script; the newest by default." placeholder:"N"`
 	Code      string `short:"e" help:"The program itself, instead of a file." placeholder:"CODE"`
 	TS        bool   `name:"ts" help:"The program is TypeScript. Files named .ts are."`
 	Input     string `short:"i" help:"JSON for the global 'input'; @FILE reads it from a file." placeholder:"JSON"`
