@@ -7,7 +7,7 @@ import (
 )
 
 // maxDepth is the deepest backlog that is told apart.
-const maxDepth = 128
+const maxDepth = 256
 
 // maxGroups is at least the number of groups.
 const maxGroups = 32

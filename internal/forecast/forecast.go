@@ -97,16 +97,18 @@ func (c Costs) Validate() error {
 
 // Bounds are the least and the most a target may be.
 type Bounds struct {
+	// MinWarm and MaxWarm bound the number of warm boxes.
 	MinWarm int `json:"minWarm"`
 	MaxWarm int `json:"maxWarm"`
+	// MinCold and MaxCold bound the number of cold ones.
 	MinCold int `json:"minCold"`
 	MaxCold int `json:"maxCold"`
 }
 
 // DefaultBounds are those of [Model]: the price decides, one cold box stays.
-func DefaultBounds() Bounds { return Bounds{MaxWarm: 64, MinCold: 1, MaxCold: maxDepth} }
+func DefaultBounds() Bounds { return Bounds{MaxWarm: 128, MinCold: 1, MaxCold: maxDepth} }
 
-// Validate names the first bound that is out of its range: 0 ≤ min ≤ max ≤ 128.
+// Validate names the first bound that is out of its range: 0 ≤ min ≤ max ≤ 256.
 func (b Bounds) Validate() error {
 	if b.MinWarm < 0 || b.MaxWarm < b.MinWarm || b.MaxWarm > maxDepth {
 		return bulkhead.Errorf(bulkhead.CodeInvalid, "warm bounds are %d to %d; they must be within 0 to %d", b.MinWarm, b.MaxWarm, maxDepth)
@@ -128,7 +130,7 @@ type Config struct {
 	// Bounds default to [DefaultBounds] when all are zero.
 	Bounds Bounds
 	// Builders is how many boxes this host creates or restores at once; 16 when
-	// zero, at most 128. It decides how far a burst outruns the refill.
+	// zero, at most [MaxBuilders]. It decides how far a burst outruns the refill.
 	Builders int
 	// Location is where hours and weekdays are counted; UTC when nil.
 	Location *time.Location
@@ -149,8 +151,8 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Builders == 0 {
 		c.Builders = DefaultBuilders
 	}
-	if c.Builders < 0 || c.Builders > maxDepth {
-		return c, bulkhead.Errorf(bulkhead.CodeInvalid, "builders is %d; it must be between 1 and %d", c.Builders, maxDepth)
+	if c.Builders < 0 || c.Builders > MaxBuilders {
+		return c, bulkhead.Errorf(bulkhead.CodeInvalid, "builders is %d; it must be between 1 and %d", c.Builders, MaxBuilders)
 	}
 	if c.Location == nil {
 		c.Location = time.UTC
@@ -164,6 +166,9 @@ func (c Config) withDefaults() (Config, error) {
 // DefaultBuilders is how many boxes are created or restored at once unless the
 // configuration says otherwise.
 const DefaultBuilders = 16
+
+// MaxBuilders bounds how many boxes a host creates or restores at once.
+const MaxBuilders = maxDepth
 
 // The timings of the starting configuration. The live pool keeps them; the model
 // itself reacts to each claim.

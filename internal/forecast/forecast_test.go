@@ -36,10 +36,10 @@ func TestConfigNamesWhatIsWrong(t *testing.T) {
 		{costs(func(c *Costs) { c.Create = time.Hour }), "create is 1h"},
 		{costs(func(c *Costs) { c.WarmMB = math.NaN() }), "warmMB is NaN"},
 		{costs(func(c *Costs) { c.WaitPrice = math.Inf(1) }), "waitPrice is +Inf"},
-		{Config{Builders: 129}, "builders is 129"},
+		{Config{Builders: 257}, "builders is 257"},
 		{Config{Builders: -1}, "builders is -1"},
 		{Config{Bounds: Bounds{MinWarm: 3, MaxWarm: 2}}, "warm bounds are 3 to 2"},
-		{Config{Bounds: Bounds{MaxCold: 129}}, "cold bounds are 0 to 129"},
+		{Config{Bounds: Bounds{MaxCold: 257}}, "cold bounds are 0 to 257"},
 	} {
 		_, err := New(tc.cfg)
 		if bulkhead.CodeOf(err) != bulkhead.CodeInvalid || !strings.Contains(bulkhead.Message(err), tc.want) {
