@@ -14,12 +14,16 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/cli"
 	"github.com/bulkheadhq/bulkhead/internal/config"
 	"github.com/bulkheadhq/bulkhead/internal/driver/gvisor/runsc"
+	"github.com/bulkheadhq/bulkhead/internal/script/worker"
 	"github.com/bulkheadhq/bulkhead/internal/template/jail"
 )
 
 func main() {
 	if runsc.Is(os.Args[0]) {
 		runsc.Main()
+	}
+	if worker.Is(os.Args[0]) {
+		os.Exit(worker.Main(os.Args[1:]))
 	}
 	if jail.Is(os.Args) {
 		os.Exit(jail.Main(os.Stdin, os.Stderr))

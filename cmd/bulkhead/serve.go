@@ -100,6 +100,7 @@ type server struct {
 	node      *node.Node
 	authority *authority.Authority
 	proxy     *proxy.Proxy
+	scripts   *scripts
 	handler   http.Handler
 	firstKey  string
 }
@@ -136,7 +137,7 @@ func open(ctx context.Context, cfg *config.Config, log *slog.Logger) (s *server,
 	if err := s.openHost(ctx); err != nil {
 		return s, err
 	}
-	if err := s.openEdges(); err != nil {
+	if err := s.openEdges(ctx); err != nil {
 		return s, err
 	}
 	return s, s.credentials(ctx)
@@ -334,7 +335,7 @@ func (s *server) admit(context.Context, bulkhead.Limits) (func(), error) {
 }
 
 // openEdges opens the API, the data plane and what they need.
-func (s *server) openEdges() error {
+func (s *server) openEdges(ctx context.Context) error {
 	registry := prometheus.NewRegistry()
 	var err error
 	if s.proxy, err = proxy.New(proxy.Config{
@@ -343,10 +344,14 @@ func (s *server) openEdges() error {
 	}); err != nil {
 		return fmt.Errorf("open proxy: %w", err)
 	}
+	if s.scripts, err = openScripts(ctx, s.cfg, registry, s.log); err != nil {
+		return fmt.Errorf("open scripts: %w", err)
+	}
 	control, err := api.New(api.Config{
 		Lifecycle: s.node, Lookup: s.node, Telemetry: s.node, Templates: apiTemplates{s.templates},
 		History: s.store, Authenticator: s.store, Keys: s.store,
 		Domain: s.sdkDomain(), MaxTTL: s.cfg.MaxTTL, Registry: registry, Log: s.log,
+		Scripts: s.scripts.service.Handler(),
 	})
 	if err != nil {
 		return fmt.Errorf("open API: %w", err)
@@ -428,7 +433,7 @@ func (s *server) run(ctx context.Context, out io.Writer) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx by the shutdown
 	defer stopWork()
 	for _, f := range []func(context.Context) error{
-		s.slots.Run, s.pool.Run, s.node.Run, s.authority.Run,
+		s.slots.Run, s.pool.Run, s.node.Run, s.authority.Run, s.scripts.guard.Run, s.scripts.service.Run,
 		func(ctx context.Context) error { return s.store.Run(ctx, s.cfg.Retention) },
 	} {
 		g.Go(func() error {
@@ -506,6 +511,9 @@ func (s *server) closeParts() error {
 	var errs []error
 	if s.proxy != nil {
 		s.proxy.Close()
+	}
+	if s.scripts != nil {
+		errs = append(errs, s.scripts.close())
 	}
 	if s.driver != nil {
 		errs = append(errs, s.driver.Close())

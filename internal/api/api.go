@@ -131,6 +131,8 @@ type Config struct {
 	// MaxInFlight bounds requests under way, answered with 503 beyond it;
 	// [DefaultMaxInFlight] if zero.
 	MaxInFlight int
+	// Scripts, if any, answers /v1/scripts and below; [TenantOf] tells it for whom.
+	Scripts http.Handler
 	// OpenMetrics serves /metrics to anyone; else a key with the scope "admin" is
 	// asked for, which Prometheus can send as a bearer token.
 	OpenMetrics bool
@@ -231,6 +233,10 @@ func (s *Server) routes() {
 	s.handle("POST /v1/keys", admin, s.createKey)
 	s.handle("GET /v1/keys", admin, s.listKeys)
 	s.handle("DELETE /v1/keys/{id}", admin, s.revokeKey)
+	if s.cfg.Scripts != nil {
+		s.handle("/v1/scripts", use, s.scripts)
+		s.handle("/v1/scripts/", use, s.scripts)
+	}
 	s.mux.HandleFunc("GET /health", s.health)
 	if s.cfg.OpenMetrics {
 		s.mux.Handle("GET /metrics", s.metrics)
@@ -240,6 +246,21 @@ func (s *Server) routes() {
 			return nil
 		})
 	}
+}
+
+// tenantKey is the context key of the caller's tenant.
+type tenantKey struct{}
+
+// TenantOf returns the tenant whose request [Config.Scripts] is answering.
+func TenantOf(ctx context.Context) (tenant string, ok bool) {
+	tenant, ok = ctx.Value(tenantKey{}).(string)
+	return tenant, ok
+}
+
+// scripts hands the request on, with its tenant.
+func (s *Server) scripts(w http.ResponseWriter, r *http.Request, c caller) error {
+	s.cfg.Scripts.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), tenantKey{}, c.Tenant)))
+	return nil
 }
 
 // health answers 200, or 503 with the reason.

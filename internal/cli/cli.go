@@ -20,6 +20,7 @@ import (
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/client"
+	"github.com/bulkheadhq/bulkhead/internal/script/scriptcli"
 )
 
 // Env is what the command line is given by its process. Zero fields mean an
@@ -62,6 +63,8 @@ type Commands struct {
 	Sandbox  SandboxCmd  `cmd:"" aliases:"sb" help:"List, enter, copy to and from, and end sandboxes."`
 	Key      KeyCmd      `cmd:"" help:"List, make and revoke API keys."`
 	Template TemplateCmd `cmd:"" help:"List, build and remove templates."`
+
+	Script scriptcli.Cmd `cmd:"" help:"Run, store, list and remove scripts: JavaScript in microseconds, without a sandbox."`
 }
 
 // Grammar is a pointer to a struct that embeds [Flags] and [Commands] and may
@@ -92,6 +95,7 @@ func Main(ctx context.Context, env *Env, grammar Grammar, args []string) int {
 		kong.Exit(func(int) { exited = true }), // after --help and --version
 		kong.Bind(a, a.env),
 		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.BindTo(a, (*scriptcli.Opener)(nil)),
 	}, a.env.Options...)...)
 	if err != nil {
 		return a.report(fmt.Errorf("command grammar: %w", err))
@@ -151,36 +155,81 @@ type Credentials struct {
 	CAFile string `json:"caFile,omitempty"`
 }
 
+// server is where a command's requests go.
+type server struct {
+	url, key string
+	http     *http.Client // nil for the default
+}
+
+// server returns the server that the flags, the environment or the credentials
+// file name, in this order.
+func (a *App) server() (server, error) {
+	s := server{url: cmp.Or(a.flags.URL, a.env.URL), key: cmp.Or(a.flags.Key, a.env.Key)}
+	var creds Credentials
+	if s.url == "" || s.key == "" {
+		var err error
+		creds, err = readCredentials(a.env.Credentials)
+		if err != nil && s.url == "" {
+			return s, err
+		}
+	}
+	s.url = cmp.Or(s.url, creds.URL)
+	own := strings.TrimRight(s.url, "/") == strings.TrimRight(creds.URL, "/")
+	if s.key == "" && own {
+		s.key = creds.APIKey
+	}
+	if own && creds.CAFile != "" {
+		var err error
+		if s.http, err = trusting(creds.CAFile); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
 // Client returns a client for the server that the flags, the environment or the
 // credentials file name, in this order. It sends nothing.
 func (a *App) Client() (*client.Client, error) {
-	url, key := cmp.Or(a.flags.URL, a.env.URL), cmp.Or(a.flags.Key, a.env.Key)
-	var creds Credentials
-	if url == "" || key == "" {
-		var err error
-		creds, err = readCredentials(a.env.Credentials)
-		if err != nil && url == "" {
-			return nil, err
-		}
-	}
-	url = cmp.Or(url, creds.URL)
-	own := strings.TrimRight(url, "/") == strings.TrimRight(creds.URL, "/")
-	if key == "" && own {
-		key = creds.APIKey
-	}
-	cfg := client.Config{BaseURL: url, APIKey: key, UserAgent: "bulkhead-cli/" + a.env.Version}
-	if own && creds.CAFile != "" {
-		hc, err := trusting(creds.CAFile)
-		if err != nil {
-			return nil, err
-		}
-		cfg.HTTPClient = hc
-	}
-	c, err := client.New(cfg)
+	s, err := a.server()
 	if err != nil {
-		return nil, usageError{err: fmt.Errorf("server address %q: %s", url, bulkhead.Message(err)), hint: "it looks like http://127.0.0.1:3000"}
+		return nil, err
+	}
+	c, err := client.New(client.Config{
+		BaseURL: s.url, APIKey: s.key, HTTPClient: s.http, UserAgent: "bulkhead-cli/" + a.env.Version,
+	})
+	if err != nil {
+		return nil, usageError{err: fmt.Errorf("server address %q: %s", s.url, bulkhead.Message(err)), hint: "it looks like http://127.0.0.1:3000"}
 	}
 	return c, nil
+}
+
+// ScriptSession returns what the commands on scripts work with.
+func (a *App) ScriptSession() (*scriptcli.Session, error) {
+	s, err := a.server()
+	if err != nil {
+		return nil, err
+	}
+	base := http.DefaultTransport
+	if s.http != nil {
+		base = s.http.Transport
+	}
+	return &scriptcli.Session{
+		Client: &http.Client{Transport: keyed{base: base, key: s.key}}, BaseURL: strings.TrimRight(s.url, "/"),
+		Stdin: a.env.Stdin, Stdout: a.env.Stdout, Stderr: a.env.Stderr, JSON: a.flags.JSON,
+	}, nil
+}
+
+// keyed adds the API key to requests.
+type keyed struct {
+	base http.RoundTripper
+	key  string
+}
+
+// RoundTrip sends a copy of the request with the key.
+func (k keyed) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("X-API-KEY", k.key)
+	return k.base.RoundTrip(r)
 }
 
 // errNoServer is that nobody said where the server is.

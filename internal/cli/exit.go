@@ -11,6 +11,7 @@ import (
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/client"
+	"github.com/bulkheadhq/bulkhead/internal/script/scriptcli"
 )
 
 // The exit codes; the package comment says what each means.
@@ -79,9 +80,12 @@ func (e ended) Error() string { return cmp.Or(e.say, fmt.Sprintf("exit code %d",
 func exitOfError(err error) int {
 	var end ended
 	var usage usageError
+	var program *scriptcli.ExitError
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &program):
+		return exitOfEnd(program.End)
 	case errors.As(err, &end):
 		return end.code
 	case errors.As(err, &usage):
@@ -161,7 +165,8 @@ func text(err error) string {
 func (a *App) report(err error) int {
 	code := exitOfError(err)
 	var end ended
-	if err == nil || errors.As(err, &end) && end.say == "" {
+	var program *scriptcli.ExitError
+	if err == nil || errors.As(err, &end) && end.say == "" || errors.As(err, &program) {
 		return code
 	}
 	msg, hint := strings.ReplaceAll(text(err), "\n", " "), hintOf(err)

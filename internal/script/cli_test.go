@@ -78,8 +78,8 @@ func TestCommandLine(t *testing.T) {
 		var exit *scriptcli.ExitError
 		switch {
 		case errors.As(err, &exit):
-			if exit.ExitCode() != c.exit {
-				t.Errorf("%s: exit code %d, want %d", c.args, exit.ExitCode(), c.exit)
+			if exit.End.ExitCode != c.exit {
+				t.Errorf("%s: exit code %d, want %d", c.args, exit.End.ExitCode, c.exit)
 			}
 		case err != nil:
 			msg := err.Error() + bulkhead.Message(err)

@@ -236,3 +236,28 @@ func TestCommandLine(t *testing.T) {
 		t.Errorf("info: %d %q %q", code, out, errOut)
 	}
 }
+
+// Scripts run through the same server and key, and a bomb costs nobody else.
+func TestScripts(t *testing.T) {
+	bin, _ := need(t)
+	s := serve(t)
+	for name, tt := range map[string]struct {
+		code string
+		exit int
+		says string
+	}{
+		"result": {"[1, 2, 3].map((x) => x * 7)", 0, "[7,14,21]"},
+		"throws": {"null.x", 1, "TypeError"},
+		"memory": {"'x'.repeat(2 ** 40)", 137, "memory_limit"},
+		"time":   {"for (;;);", 124, "time_limit"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), bin, "script", "run", "--time-ms", "500", "-e", tt.code)
+			cmd.Env = append(os.Environ(), "BULKHEAD_URL=http://"+s.http, "BULKHEAD_API_KEY="+s.key, "NO_COLOR=1")
+			out, _ := cmd.CombinedOutput() // the exit code is looked at
+			if code := cmd.ProcessState.ExitCode(); code != tt.exit || !strings.Contains(string(out), tt.says) {
+				t.Errorf("exit code %d with %q, want %d with %q", code, out, tt.exit, tt.says)
+			}
+		})
+	}
+}

@@ -40,13 +40,11 @@ type Opener interface {
 	ScriptSession() (*Session, error)
 }
 
-// ExitError is how "script run" passes a program's own exit code on.
-type ExitError struct{ Code int }
+// ExitError is how "script run" passes on how a program ended, when it did not
+// end well.
+type ExitError struct{ End bulkhead.End }
 
-func (e *ExitError) Error() string { return fmt.Sprintf("the script ended with exit code %d", e.Code) }
-
-// ExitCode returns the code.
-func (e *ExitError) ExitCode() int { return e.Code }
+func (e *ExitError) Error() string { return "the script ended: " + e.End.String() }
 
 // Cmd holds the commands on scripts.
 type Cmd struct {
@@ -190,8 +188,8 @@ func (s *Session) printResult(r *script.Result) error {
 			}
 		}
 	}
-	if code := r.End.ExitCode; code != 0 {
-		return &ExitError{code}
+	if r.End.Cause != bulkhead.CauseExited || r.End.ExitCode != 0 {
+		return &ExitError{r.End}
 	}
 	return nil
 }
