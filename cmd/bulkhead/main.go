@@ -15,6 +15,7 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/config"
 	"github.com/bulkheadhq/bulkhead/internal/driver/gvisor/runsc"
 	"github.com/bulkheadhq/bulkhead/internal/script/worker"
+	"github.com/bulkheadhq/bulkhead/internal/simulate/simcli"
 	"github.com/bulkheadhq/bulkhead/internal/template/jail"
 )
 
@@ -41,6 +42,8 @@ type grammar struct {
 
 	Serve  serveCmd  `cmd:"" help:"Run the server: API, data plane and this host's sandboxes."`
 	Doctor doctorCmd `cmd:"" help:"Say what this host can enforce, and how to mend what it cannot."`
+
+	Simulate simcli.Command `cmd:"" help:"Replay arrivals against the policies of pools."`
 }
 
 // run is the program without its process.
@@ -56,7 +59,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		Credentials: filepath.Join(data, credentialsFile),
 		NoColor:     os.Getenv("NO_COLOR") != "", Term: os.Getenv("TERM"),
 		Templates: &builder{data: data}, Version: version(),
-		Options: []kong.Option{kong.Configuration(config.Load)},
+		Options: []kong.Option{kong.Configuration(config.Load), simcli.Vars()},
 	}, &g, args)
 }
 

@@ -43,7 +43,7 @@ type Pool struct {
 	MaxAge    time.Duration `help:"Age at which an idle box is replaced." default:"${max_age}"`
 	Life      time.Duration `help:"How long a box is leased, where the trace does not say." default:"1m"`
 
-	JSON     bool   `help:"Write JSON instead of a table." xor:"form"`
+	JSON     bool   `name:"as-json" help:"Write JSON instead of a table." xor:"form"`
 	Markdown bool   `help:"Write a Markdown table." xor:"form"`
 	SVG      string `help:"Also draw a picture into this file." placeholder:"FILE"`
 }

@@ -72,7 +72,7 @@ func TestPoolReadsGzipAndWritesJSONAndSVG(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	out, err := run(t, "pool", "--trace", trace, "--policies", "seed,fixed:1+1", "--json", "--svg", picture, "--restore", "50ms")
+	out, err := run(t, "pool", "--trace", trace, "--policies", "seed,fixed:1+1", "--as-json", "--svg", picture, "--restore", "50ms")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,7 +115,7 @@ func TestPoolSaysWhatIsWrong(t *testing.T) {
 		{[]string{"--generate", "seed=1", "--trace", trace}, "can't be used together"},
 		{[]string{"--generate", "days=1,requests=10", "--policies", "best"}, `policy "best" is not known`},
 		{[]string{"--builders", "0"}, "builders is 0"},
-		{[]string{"--json", "--markdown"}, "can't be used together"},
+		{[]string{"--as-json", "--markdown"}, "can't be used together"},
 	} {
 		if _, err := run(t, append([]string{"pool"}, tc.args...)...); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%q: %v; want it to say %q", tc.args, err, tc.want)
@@ -139,7 +139,7 @@ func TestTablesAreFilledIn(t *testing.T) {
 			t.Errorf("document:\n%s", text)
 		}
 	}
-	for _, bad := range []string{"<!-- simulate pool --x -->\n<!-- end -->", "<!-- simulate pool --json", "<!-- simulate pool --json -->\nno end"} {
+	for _, bad := range []string{"<!-- simulate pool --x -->\n<!-- end -->", "<!-- simulate pool --as-json", "<!-- simulate pool --as-json -->\nno end"} {
 		if _, err := run(t, "tables", write(t, "bad.md", bad)); err == nil {
 			t.Errorf("%q: no error", bad)
 		}
