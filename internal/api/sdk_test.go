@@ -16,10 +16,10 @@ import (
 
 // sdks is a directory with one directory for each version of the SDK to drive,
 // made with: npm install --prefix DIR/VERSION e2b@VERSION.
-var sdks = flag.String("sdks", "", "directory with node packages of the E2B SDK")
+var sdks = flag.String("sdks", os.Getenv("BULKHEAD_TEST_SDKS"), "directory with node packages of the E2B SDK")
 
 func TestOfficialSDKs(t *testing.T) {
-	testenv.Have(t, "e2b-sdk", *sdks != "", "the flag -sdks names no directory")
+	testenv.Have(t, "e2b-sdk", *sdks != "", "neither -sdks nor BULKHEAD_TEST_SDKS names a directory")
 	testenv.Need(t, "node")
 	packages, err := filepath.Glob(filepath.Join(*sdks, "*", "node_modules", "e2b"))
 	if err != nil || len(packages) == 0 {

@@ -337,14 +337,15 @@ func TestRecover(t *testing.T) {
 	w := newWorld(t)
 	first := w.node()
 	alive, dead, late := w.create(first, request()), w.create(first, request()), w.create(first, request())
-	if _, err := first.SetDeadline(t.Context(), "", late.ID, time.Now().Add(50*time.Millisecond), false); err != nil {
-		t.Fatal(err)
-	}
 	if err := w.driver.Create(t.Context(), pool.BoxSpec{ID: "bulkhead-orphan"}); err != nil {
 		t.Fatal(err)
 	}
 	// The first node is left as kill -9 leaves it; dead's box dies meanwhile.
 	second := fork(t, w)
+	late.EndAt = time.Now().Add(-time.Second) // its time was over while no server ran
+	if err := second.store.PutSandbox(t.Context(), late); err != nil {
+		t.Fatal(err)
+	}
 	second.driver.Crash(dead.Box)
 	n := second.node()
 	if got, err := n.Get(t.Context(), "t1", alive.ID); err != nil || got.EnvdToken != alive.EnvdToken || !got.EndAt.Equal(alive.EndAt) {

@@ -342,6 +342,14 @@ func (m *mortal) Close() error {
 	return m.Conn.Close()
 }
 
+// CloseWrite ends one direction, as tunnels do.
+func (m *mortal) CloseWrite() error {
+	if c, ok := m.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
 // errGone is the failure to reach a sandbox that ended since it was looked up.
 var errGone = errors.New("sandbox is gone")
 
