@@ -52,16 +52,36 @@ func (g *Group) Start(cmd *exec.Cmd) error {
 	if len(g.t.layout.V1) == 0 {
 		return cmd.Start()
 	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
+	return offMainThread(func() (keep bool, err error) {
 		back, err := g.join()
 		if err == nil {
 			err = cmd.Start()
 		}
-		if stuck := leave(back); stuck != nil {
+		stuck := leave(back)
+		if stuck != nil {
 			g.t.log.Warn("a thread cannot leave a box's cgroup and is given up", "cgroup", g.name, "error", stuck)
-		} else {
+		}
+		return stuck == nil, err
+	})
+}
+
+// offMainThread calls f on a thread of its own that is not the main one, and
+// gives the thread back to the scheduler if f says so. The main thread must never
+// join a box's group: the whole process's memory would go with it, and the box's
+// limit would end the server.
+func offMainThread(f func() (keep bool, err error)) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// While this goroutine holds the main thread, another cannot get it.
+			err := offMainThread(f)
+			runtime.UnlockOSThread()
+			done <- err
+			return
+		}
+		keep, err := f()
+		if keep {
 			runtime.UnlockOSThread()
 		}
 		done <- err
