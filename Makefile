@@ -13,7 +13,7 @@ export GOFLAGS += -trimpath
 SOURCES := $(shell find . -name '*.go' -not -path './test/*' -o -name '*.py' -path './internal/*' -o -name '*.sql' -path './internal/*') go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test unit race e2e bench check lint fmt generate compat clean deps
+.PHONY: help build demo test unit race soak bench check lint fmt generate compat clean deps
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ test: ## pass every test: unit, race, contract, end to end through the SDKs
 
 unit: ## quick tests of the packages, without race detector
 	@$(GO) test ./...
+
+soak: ## the scripts' bombs at length, the small host among them
+	@internal/script/testdata/fetch.sh
+	@$(GO) test -count=1 -timeout 30m ./internal/script/...
 
 bench: build ## measure next to docker run, runc run and a bare process
 	@scripts/bench

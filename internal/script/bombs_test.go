@@ -247,6 +247,9 @@ const inSmallHost = "BULKHEAD_TEST_SMALL_HOST"
 // TestSmallHost runs the corpus and the honest scripts again with 512 MiB for
 // everything: server, workers and all.
 func TestSmallHost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes two minutes: make soak runs it")
+	}
 	if os.Getenv(inSmallHost) != "" {
 		t.Skip("this is the test in the small host")
 	}
