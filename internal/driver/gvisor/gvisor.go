@@ -83,9 +83,13 @@ func (d *Driver) Close() error {
 	if err != nil || len(boxes) > 0 {
 		return err
 	}
-	// runsc parks its gofers in an empty network namespace bound here.
+	// runsc parks its gofers in an empty network namespace bound here, more than
+	// once when several boxes are the first at the same time.
 	ns := filepath.Join(d.root, "null-netns")
-	if err := unix.Unmount(ns, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+	for err = nil; err == nil; {
+		err = unix.Unmount(ns, unix.MNT_DETACH)
+	}
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("unmount the gofers' network namespace: %w", err)
 	}
 	if err := os.Remove(ns); err != nil && !errors.Is(err, fs.ErrNotExist) {
