@@ -10,15 +10,19 @@
 //	                        and the generated messages of E2B's services
 //	   internal/forecast    how many boxes will be asked for
 //	   internal/guard       whether there is memory for one more
+//	   internal/guest       envd, carried in this binary
 //	2  internal/pool        boxes that wait: declares the Driver and the Parts it
 //	                        needs, makes boxes, keeps cold and warm ones, takes
 //	                        snapshots
 //	   internal/store       sandboxes and keys, durable (SQLite)
 //	   internal/template    builds the images that boxes are made of
+//	   internal/simulate    replays arrivals against the policies of pools
 //	3  internal/driver/…    gvisor, runc and fake: one contract, driver/drivertest
 //	   internal/netslot     a network namespace for each box, isolated and shaped
 //	   internal/cgroup      hard limits and what was used, on cgroup v1, v2, hybrid
 //	4  internal/host        a slot and a cgroup, as the pool's Parts
+//	   internal/doctor      what this host can enforce, found out by trying
+//	   internal/script      JavaScript: engine in process, workers beside it
 //	5  internal/node        this host: books, leases, binds, watches, ends, recovers
 //	   client               the same over HTTP, for Go programs
 //	6  internal/api         E2B's REST calls and our own /v1
