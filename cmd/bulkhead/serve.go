@@ -117,7 +117,7 @@ func open(ctx context.Context, cfg *config.Config, log *slog.Logger) (s *server,
 	s = &server{cfg: cfg, log: log}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.closeParts())
+			err = errors.Join(err, s.close())
 		}
 	}()
 	for _, dir := range []string{cfg.Data, cfg.Run} {
@@ -505,9 +505,7 @@ func (s *server) stop(servers []*http.Server) error {
 }
 
 // close returns what the server holds of the host once nothing runs any more.
-func (s *server) close() error { return s.closeParts() }
-
-func (s *server) closeParts() error {
+func (s *server) close() error {
 	var errs []error
 	if s.proxy != nil {
 		s.proxy.Close()

@@ -51,7 +51,7 @@ func (n *Node) Create(ctx context.Context, req bulkhead.CreateRequest) (_ bulkhe
 		release()
 		return bulkhead.Sandbox{}, refusal(err)
 	}
-	l := newLease(n, box, release)
+	l := newLease(box, release)
 	l.sb = sandbox(req, t, limits, box)
 	if err := n.bind(ctx, l, req, t); err != nil {
 		n.abandon(ctx, l)

@@ -34,7 +34,7 @@ const (
 	keptLogs    = 1000
 )
 
-func newLease(_ *Node, box *pool.Box, release func()) *lease {
+func newLease(box *pool.Box, release func()) *lease {
 	l := &lease{
 		box: box, release: release, ended: make(chan struct{}),
 		samples: ring[bulkhead.Sample]{max: keptSamples},

@@ -46,7 +46,7 @@ func (n *Node) Recover(ctx context.Context) (Recovered, error) {
 		n.mu.Lock()
 		n.booked++
 		n.mu.Unlock()
-		l := newLease(n, box, onceFunc(n.unbook))
+		l := newLease(box, onceFunc(n.unbook))
 		l.sb, l.recorded = sb, true
 		kept[sb.Box] = true
 		n.open(l)
