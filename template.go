@@ -29,4 +29,8 @@ type Template struct {
 	Interpreter bool `json:"interpreter"`
 	// Preload is the Python code that warms the interpreter before a snapshot.
 	Preload []string `json:"preload,omitempty"`
+	// Warmup is code that runs before a snapshot, after the imports: Python in the
+	// interpreter's first context, whose names stay there, or a script for /bin/sh
+	// where there is no interpreter. If it fails there are no boxes.
+	Warmup string `json:"warmup,omitempty"`
 }

@@ -72,6 +72,7 @@ func run(getenv func(string) string, stdout, stderr io.Writer) int {
 		log.Warn("orphans are not reaped", slog.Any("error", err))
 	}
 	if err := <-ended; err != nil {
+		tellWarmup(ctx, log, err)
 		log.Error("envd ended", slog.Any("error", err))
 		return 1
 	}
@@ -109,7 +110,12 @@ func serve(ctx context.Context, getenv func(string) string, stdout io.Writer, lo
 	guarding, done := context.WithCancel(context.WithoutCancel(ctx))
 	watched := make(chan error, 1)
 	go func() { watched <- g.Run(guarding) }()
-	err = listenAndServe(ctx, server, code, g, func() {
+	err = listenAndServe(ctx, server, code, g, func(ctx context.Context) error {
+		if script := getenv(boxrpc.EnvWarmup); script != "" && code == nil {
+			return runScript(ctx, script, box, cmp.Or(getenv(boxrpc.EnvUser), "user"), getenv(boxrpc.EnvWorkdir), g.Spawn)
+		}
+		return nil
+	}, func() {
 		debug.FreeOSMemory() // less to snapshot
 		log.InfoContext(ctx, "ready", slog.String("version", boxrpc.EnvdVersion))
 		if _, err := io.WriteString(stdout, "ready\n"); err != nil {
@@ -120,8 +126,11 @@ func serve(ctx context.Context, getenv func(string) string, stdout io.Writer, lo
 	return errors.Join(err, <-watched)
 }
 
-// listenAndServe opens the ports, calls ready, and serves until ctx is done.
-func listenAndServe(ctx context.Context, server *envd.Server, code *interp.Server, g *guard.Guard, ready func()) error {
+// listenAndServe opens the ports, warms up, calls ready, and serves until ctx is
+// done.
+func listenAndServe(ctx context.Context, server *envd.Server, code *interp.Server, g *guard.Guard,
+	warm func(context.Context) error, ready func(),
+) error {
 	var listen net.ListenConfig
 	l, err := listen.Listen(ctx, "tcp", ":"+strconv.Itoa(boxrpc.EnvdPort))
 	if err != nil {
@@ -142,6 +151,9 @@ func listenAndServe(ctx context.Context, server *envd.Server, code *interp.Serve
 			if err := code.Wait(ctx); err != nil && ctx.Err() == nil {
 				return err
 			}
+		}
+		if err := warm(ctx); err != nil {
+			return err
 		}
 		if ctx.Err() == nil {
 			ready()
@@ -174,6 +186,9 @@ func interpreter(getenv func(string) string, box *ident.Box, g *guard.Guard, log
 		if err := json.Unmarshal([]byte(list), &cfg.Preload); err != nil {
 			return nil, fmt.Errorf("%s is not a JSON list of strings: %w", boxrpc.EnvPreload, err)
 		}
+	}
+	if cfg.Warmup = getenv(boxrpc.EnvWarmup); cfg.Warmup != "" {
+		cfg.StartTimeout = boxrpc.WarmupTime
 	}
 	return interp.New(cfg)
 }

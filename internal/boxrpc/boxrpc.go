@@ -69,8 +69,24 @@ const (
 	// EnvPreload is a JSON list of what the Python kernel imports before it is
 	// ready. Without it there is a default.
 	EnvPreload = "BULKHEAD_PRELOAD"
+	// EnvWarmup is code that runs once before envd is ready: Python, after the
+	// imports, in the first context of the interpreter; a script for /bin/sh -e
+	// where there is no interpreter. envd ends if it fails.
+	EnvWarmup = "BULKHEAD_WARMUP"
 	// EnvUser and EnvWorkdir are the user that kernels run as and the directory
 	// they begin in. Without them it is "user" and its home.
 	EnvUser    = "BULKHEAD_USER"
 	EnvWorkdir = "BULKHEAD_WORKDIR"
 )
+
+// What the lines of envd's log begin with that the host reads before it takes a
+// snapshot; what failed follows. Later nothing in a log is believed.
+const (
+	// LogSkipped: an import of [EnvPreload] failed and was passed over.
+	LogSkipped = "preload skipped: "
+	// LogWarmupFailed: the code of [EnvWarmup] failed.
+	LogWarmupFailed = "warm-up failed: "
+)
+
+// WarmupTime bounds the code of [EnvWarmup].
+const WarmupTime = 5 * time.Minute

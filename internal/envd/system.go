@@ -1,6 +1,7 @@
 package envd
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -24,6 +25,8 @@ const maxHosts = 1 << 20
 type System struct {
 	// Root is the root of the box; "" means "/".
 	Root string
+	// Bind mounts one file over another; nil leaves it.
+	Bind func(file, over string) error
 	// SetHostname and SetClock change the kernel's; nil leaves it.
 	SetHostname func(name string) error
 	SetClock    func(now time.Time) error
@@ -32,6 +35,7 @@ type System struct {
 // RealSystem is the box that the caller is in.
 func RealSystem() *System {
 	return &System{
+		Bind:        func(file, over string) error { return unix.Mount(file, over, "", unix.MS_BIND, "") },
 		SetHostname: func(name string) error { return unix.Sethostname([]byte(name)) },
 		SetClock: func(now time.Time) error {
 			ts := unix.NsecToTimespec(now.UnixNano())
@@ -41,8 +45,28 @@ func RealSystem() *System {
 }
 
 // Mark says to programs that this is a sandbox. It needs no identity, so it can
-// be done once, before a snapshot.
-func (s *System) Mark() error { return s.write("/run/e2b/.E2B_SANDBOX", "true") }
+// be done once, before a snapshot. It also makes the boot id a file that apply can
+// write: gVisor's own is one of those things that a snapshot copies.
+func (s *System) Mark() error {
+	err := s.write("/run/e2b/.E2B_SANDBOX", "true")
+	if s.Bind == nil {
+		return err
+	}
+	return errors.Join(err, s.newBootID(), s.Bind(filepath.Join(s.Root, bootIDFile), filepath.Join(s.Root, bootID)))
+}
+
+// bootID is where programs look for it, and bootIDFile what is mounted there.
+const (
+	bootID     = "/proc/sys/kernel/random/boot_id"
+	bootIDFile = "/run/bulkhead/boot_id"
+)
+
+func (s *System) newBootID() error {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return s.write(bootIDFile, fmt.Sprintf("%x-%x-%x-%x-%x\n", b[:4], b[4:6], b[6:8], b[8:10], b[10:]))
+}
 
 // apply makes the box follow in, as far as it lets itself be changed; the error
 // names what it did not. Empty fields change nothing.
@@ -62,6 +86,9 @@ func (s *System) apply(in boxrpc.Init, now time.Time) error {
 	}
 	if in.MachineID != "" {
 		try("write machine id", s.write("/etc/machine-id", in.MachineID+"\n"))
+	}
+	if s.Bind != nil {
+		try("write boot id", s.newBootID())
 	}
 	if len(in.Nameservers) > 0 {
 		try("write resolver", s.write("/etc/resolv.conf", "nameserver "+strings.Join(in.Nameservers, "\nnameserver ")+"\n"))

@@ -48,6 +48,33 @@ func (m *Model) SetWaitPrice(price float64) {
 	m.all.pays = pays(c.ColdMB, price*c.Create.Seconds())
 }
 
+// SetCosts changes what the stages cost from now on, as a live pool measures
+// them. What was learned stays: depths that were counted with the old times are
+// history that fades. After an error, a *bulkhead.Error with CodeInvalid, m is as
+// it was.
+func (m *Model) SetCosts(c Costs) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	m.cfg.Costs = c
+	m.warm.lead, m.all.lead = int64(c.Restore), int64(c.Create+c.Restore)
+	m.SetWaitPrice(c.WaitPrice)
+	return nil
+}
+
+// Costs returns what the stages cost by now.
+func (m *Model) Costs() Costs { return m.cfg.Costs }
+
+// SetBounds changes the least and the most that a target may be. After an error,
+// a *bulkhead.Error with CodeInvalid, m is as it was.
+func (m *Model) SetBounds(b Bounds) error {
+	if err := b.Validate(); err != nil {
+		return err
+	}
+	m.cfg.Bounds = b
+	return nil
+}
+
 // pays is how often per second a box must be needed that costs so many MB.
 func pays(mb, saved float64) float64 { return math.Max(mb, 1e-6) / math.Max(saved, 1e-9) }
 

@@ -44,6 +44,10 @@ type Config struct {
 	// warms sys.modules and defines no name that the user sees. Default:
 	// [DefaultPreload]. An empty, non-nil list preloads nothing.
 	Preload []string
+	// Warmup is Python code that runs after the imports in the default context,
+	// before the server is ready. The names that it defines stay. If it fails there
+	// is no Python kernel: [Server.Wait] returns a [WarmupError].
+	Warmup string
 
 	// MaxContexts bounds the contexts that exist at a time. Default 16.
 	MaxContexts int

@@ -78,6 +78,7 @@ type leanMessage struct {
 		Entry string `json:"entry"`
 		Error string `json:"error"`
 	} `json:"skipped"`
+	Failed string `json:"failed"`
 }
 
 // text turns a stream of bytes into valid UTF-8 without tearing apart a rune

@@ -85,7 +85,7 @@ func New(cfg Config) (*Server, error) {
 	for _, lang := range []string{python, javascript} {
 		s.defaults[lang] = s.addLocked(lang, cfg.Workdir)
 	}
-	s.defaults[python].preload = cfg.Preload
+	s.defaults[python].preload, s.defaults[python].warmup = cfg.Preload, cfg.Warmup
 	s.mux = s.routes()
 	return s, nil
 }

@@ -60,13 +60,13 @@ func (s *Server) startKernel(ctx context.Context, sess *session) (Kernel, *lease
 
 func (s *Server) startLean(ctx context.Context, sess *session, env map[string]string, lang leanLanguage) (Kernel, error) {
 	k, err := startLean(ctx, leanConfig{
-		account: s.account, lang: lang, dir: sess.cwd, env: env, preload: sess.preload,
+		account: s.account, lang: lang, dir: sess.cwd, env: env, preload: sess.preload, warmup: sess.warmup,
 		limit: int(s.cfg.MaxMessageBytes), grace: s.cfg.InterruptGrace, log: s.cfg.Log,
 	})
 	if err != nil {
 		return nil, err // not k: a nil pointer is no nil Kernel
 	}
-	sess.preload = nil // a kernel that replaces this one has to be there soon
+	sess.preload, sess.warmup = nil, "" // a kernel that replaces this one has to be there soon
 	return k, nil
 }
 

@@ -24,6 +24,7 @@ type lean struct {
 	requests *os.File
 	ready    chan struct{} // it has answered the first request
 	closed   chan struct{} // the process has ended and all it said was read
+	failed   string        // what the warm-up code failed with; set before ready
 	noise    tail          // what it printed while nothing ran
 
 	send  sync.Mutex // guards the writing of requests, and what follows
@@ -67,10 +68,17 @@ type leanConfig struct {
 	dir     string
 	env     map[string]string
 	preload []string
+	warmup  string
 	limit   int // bytes of a message
 	grace   time.Duration
 	log     *slog.Logger
 }
+
+// WarmupError is that the code of [Config.Warmup] failed, and with what.
+type WarmupError string
+
+// Error returns what the code failed with.
+func (e WarmupError) Error() string { return "warm-up code failed: " + string(e) }
 
 // startLean starts a kernel and waits until it is ready.
 func startLean(ctx context.Context, c leanConfig) (*lean, error) {
@@ -115,6 +123,10 @@ func startLean(ctx context.Context, c leanConfig) (*lean, error) {
 	}
 	select {
 	case <-k.ready:
+		if k.failed != "" {
+			k.Close()
+			return nil, WarmupError(k.failed)
+		}
 		return k, nil
 	case <-k.closed:
 		return nil, fmt.Errorf("start kernel: %w: %s", k.proc.dead(), k.noise.String())

@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
 )
 
 // leanReader reads everything that a lean kernel says, on raw descriptors: it
@@ -215,8 +217,9 @@ func (r *leanReader) handle(p []byte) {
 	switch m.Ev {
 	case "ready":
 		for _, s := range m.Skipped {
-			r.k.log.Warn("preload skipped", "entry", s.Entry, "error", s.Error)
+			r.k.log.Warn(boxrpc.LogSkipped + s.Entry + ": " + s.Error)
 		}
+		r.k.failed = m.Failed
 		select {
 		case <-r.k.ready:
 		default:

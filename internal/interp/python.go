@@ -27,7 +27,7 @@ func (p ipython) command(leanConfig) (argv []string, stdin bool) {
 }
 
 func (ipython) start(c leanConfig) ([]byte, error) {
-	return frame(leanRequest{Op: "start", Preload: c.preload, Limit: c.limit})
+	return frame(leanRequest{Op: "start", Preload: c.preload, Warmup: c.warmup, Limit: c.limit})
 }
 
 func (ipython) run(req Request) ([]byte, error) {
@@ -51,6 +51,7 @@ type leanRequest struct {
 	Env     map[string]string `json:"env,omitempty"`
 	Seed    string            `json:"seed,omitempty"`
 	Preload []string          `json:"preload,omitempty"`
+	Warmup  string            `json:"warmup,omitempty"`
 	Limit   int               `json:"limit,omitempty"`
 }
 

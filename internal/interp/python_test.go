@@ -1,6 +1,7 @@
 package interp
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -405,6 +406,32 @@ func TestPythonCWD(t *testing.T) {
 		decodeJSON(t, b.do(t.Context(), "POST", "/contexts", map[string]string{"cwd": cwd}).Body, &c)
 		if o := b.execute(map[string]any{"code": "import os\nos.getcwd()", "context_id": c.ID}); o.text() != dir || c.CWD != dir {
 			t.Errorf("cwd %q gives %q in %+v, want %s", cwd, o.text(), c, dir)
+		}
+	}
+}
+
+// TestPythonWarmup: the template's own code runs after the imports, what it
+// defines stays, and it counts as no execution.
+func TestPythonWarmup(t *testing.T) {
+	b := startPython(t, Config{
+		Preload: []string{"colorsys"},
+		Warmup:  "import sys\nanswer = 42 if 'colorsys' in sys.modules else 0\nprint('unheard')",
+	})
+	if o := b.run("answer"); o.text() != "42" || o.count != 1 || o.stdout != "" {
+		t.Errorf("execution %d prints %q and gives %s; want 1, nothing and 42", o.count, o.stdout, o.text())
+	}
+}
+
+// TestPythonWarmupFails: then there is no kernel, and the error says why.
+func TestPythonWarmupFails(t *testing.T) {
+	for code, want := range map[string]string{
+		"1 / 0": "ZeroDivisionError: division by zero", "def": "SyntaxError", "raise SystemExit(3)": "SystemExit: 3",
+	} {
+		b := serve(t, newServer(t, Config{Python: pythonOf(t), Preload: []string{}, Warmup: code}))
+		err := b.srv.Wait(t.Context())
+		failed, ok := errors.AsType[WarmupError](err)
+		if !ok || !strings.Contains(string(failed), want) {
+			t.Errorf("%q: %v, want a WarmupError with %q", code, err, want)
 		}
 	}
 }

@@ -14,6 +14,7 @@ type session struct {
 	id, language, cwd string
 	start             func(context.Context) (Kernel, *lease, error)
 	maxQueue          int
+	warmup            string   // as preload
 	preload           []string // for the first kernel; used by who has the turn in queue
 
 	queue queue

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -42,8 +43,12 @@ type Box struct {
 	gone   chan struct{}
 	stop   context.CancelFunc // ends the watch
 
-	mu       sync.Mutex // guards listener, end
+	restored bool   // it is warm by a snapshot
+	returned func() // called once when it is released; nil while it waits
+
+	mu       sync.Mutex // guards the rest
 	listener Say
+	ear      *heard
 	released bool
 }
 
@@ -65,6 +70,58 @@ func (b *Box) Listen(say Say) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.listener = say
+}
+
+// hear begins to keep the first lines of the box's log.
+func (b *Box) hear() *heard {
+	h := &heard{}
+	b.mu.Lock()
+	b.ear = h
+	b.mu.Unlock()
+	b.Listen(h.line)
+	return h
+}
+
+// heard returns what was kept since hear.
+func (b *Box) heard() *heard {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ear
+}
+
+// maxHeard bounds how many lines are kept, and maxHeardLine the bytes of each.
+const (
+	maxHeard     = 200
+	maxHeardLine = 500
+)
+
+// heard are lines of a log. It is safe for concurrent use.
+type heard struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (h *heard) line(_ slog.Level, message string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.lines) < maxHeard {
+		h.lines = append(h.lines, strings.ToValidUTF8(message[:min(len(message), maxHeardLine)], ""))
+	}
+}
+
+// after returns the lines that begin with prefix, without it. h may be nil.
+func (h *heard) after(prefix string) (out []string) {
+	if h == nil {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, l := range h.lines {
+		if rest, ok := strings.CutPrefix(l, prefix); ok {
+			out = append(out, rest)
+		}
+	}
+	return out
 }
 
 func (b *Box) say(level slog.Level, message string) {
@@ -100,6 +157,9 @@ func (b *Box) Release(ctx context.Context) error {
 	b.mu.Unlock()
 	if again {
 		return nil
+	}
+	if b.returned != nil {
+		defer b.returned()
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()

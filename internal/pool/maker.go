@@ -84,9 +84,13 @@ func (m *Maker) warm(ctx context.Context, b *Box) error {
 		if err := m.Driver.Restore(ctx, b.ID, dir); err != nil {
 			return fmt.Errorf("restore box: %w", err)
 		}
-	} else if err := m.Driver.Start(ctx, b.ID); err != nil {
-		return fmt.Errorf("start box: %w", err)
+	} else {
+		b.hear()
+		if err := m.start(ctx, b); err != nil {
+			return err
+		}
 	}
+	b.restored = ok
 	if m.Ready != nil {
 		if err := m.Ready(ctx, b.Part); err != nil {
 			return fmt.Errorf("reach box: %w", err)
@@ -94,6 +98,23 @@ func (m *Maker) warm(ctx context.Context, b *Box) error {
 	}
 	b.WarmAt = time.Now()
 	return nil
+}
+
+// start boots a box's envd with all that it warms up. The box must be heard.
+func (m *Maker) start(ctx context.Context, b *Box) error {
+	err := m.Driver.Start(ctx, b.ID)
+	if err == nil {
+		return nil
+	}
+	if b.Dead() || ctx.Err() == nil {
+		for _, why := range b.heard().after(boxrpc.LogWarmupFailed) {
+			return &bulkhead.Error{
+				Code: bulkhead.CodeConflict, Op: "start box", Err: err,
+				Msg: fmt.Sprintf("the warm-up of template %s failed: %s", b.Template.Name, why),
+			}
+		}
+	}
+	return fmt.Errorf("start box: %w", err)
 }
 
 // guestEnv tells envd what the template serves.
@@ -108,6 +129,9 @@ func guestEnv(t bulkhead.Template) []string {
 	if t.Preload != nil {
 		list, _ := json.Marshal(t.Preload) // strings always encode
 		env = append(env, boxrpc.EnvPreload+"="+string(list))
+	}
+	if t.Warmup != "" {
+		env = append(env, boxrpc.EnvWarmup+"="+t.Warmup)
 	}
 	return env
 }

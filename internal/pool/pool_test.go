@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,6 +24,21 @@ type bench struct {
 	parts  *fake.Parts
 	pool   *pool.Pool
 	stop   func()
+
+	snapshots string
+	sick      sync.Map // by box: how often it will not answer
+	busy      atomic.Bool
+	seen      atomic.Int64
+}
+
+// check answers for a box.
+func (b *bench) check(_ context.Context, box *pool.Box) error {
+	v, ok := b.sick.Load(box.ID)
+	if !ok || v.(int) == 0 {
+		return nil
+	}
+	b.sick.Store(box.ID, v.(int)-1)
+	return errors.New("no answer")
 }
 
 func newBench(t *testing.T, parallel int) *bench {
@@ -30,14 +46,16 @@ func newBench(t *testing.T, parallel int) *bench {
 	b := &bench{t: t, parts: fake.NewParts(), driver: fake.New(fake.Config{Snapshots: true, Delay: func(method string) time.Duration {
 		return map[string]time.Duration{"Create": 100 * time.Millisecond, "Start": 2 * time.Second, "Restore": 200 * time.Millisecond}[method]
 	}})}
-	snapshots, err := pool.OpenSnapshots(t.TempDir(), "salt")
+	b.snapshots = t.TempDir()
+	snapshots, err := pool.OpenSnapshots(b.snapshots, "salt")
 	if err != nil {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
 	b.pool, err = pool.New(pool.Config{
 		Maker:    &pool.Maker{Driver: b.driver, Parts: b.parts, Snapshots: snapshots, Log: log},
-		Parallel: parallel, Log: log,
+		Parallel: parallel, Log: log, Check: b.check, Busy: b.busy.Load,
+		Observe: func(bulkhead.Template, pool.Stage) { b.seen.Add(1) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +134,7 @@ func TestFillsToTheTarget(t *testing.T) {
 		b.release(box)
 		b.pool.SetTarget(base, pool.Target{Warm: 1})
 		settle(5 * time.Second)
-		if s := b.stats(); s.Warm != 1 || s.Cold != 0 || s.Wasted != 4 {
+		if s := b.stats(); s.Warm != 1 || s.Cold != 0 || s.Wasted[pool.WasteSurplus] != 4 {
 			t.Errorf("after shrinking: %+v", s)
 		}
 	})
@@ -136,7 +154,7 @@ func TestFallsBackStageByStage(t *testing.T) {
 			}
 			seen[box.ID] = true
 		}
-		if s := b.stats(); s.Misses["empty"] != 2 {
+		if s := b.stats(); s.Misses[pool.MissEmpty] != 2 {
 			t.Errorf("stats: %+v", s)
 		}
 		b.release(boxes...)
@@ -161,7 +179,7 @@ func TestLateBindingAndWhatNeedsABoxOfItsOwn(t *testing.T) {
 		if err != nil || stage != pool.StageNew || own.Made.DiskMB != 77 {
 			t.Errorf("another disk: %s, %+v, %v", stage, own, err)
 		}
-		if s := b.stats(); s.Misses["limits"] != 1 {
+		if s := b.stats(); s.Misses[pool.MissDisk] != 1 {
 			t.Errorf("stats: %+v", s)
 		}
 		b.release(box, own)
@@ -285,8 +303,8 @@ func TestGoneTemplateEmptiesItsShelf(t *testing.T) {
 		settle(10 * time.Second)
 		b.pool.Retain(nil)
 		settle(5 * time.Second)
-		if all := b.pool.Stats(); len(all) != 0 {
-			t.Errorf("shelves: %+v", all)
+		if s := b.stats(); s.Warm != 0 || s.Cold != 0 || s.Digest != "" || s.Wasted[pool.WasteSurplus] != 2 {
+			t.Errorf("stats: %+v", s)
 		}
 	})
 }

@@ -2,8 +2,10 @@ package pool
 
 import (
 	"context"
-	"errors"
+	"sync"
 	"time"
+
+	"github.com/bulkheadhq/bulkhead"
 )
 
 // maxBackoff bounds how long a shelf whose boxes cannot be made is left alone.
@@ -14,6 +16,8 @@ const maxBackoff = time.Minute
 func (p *Pool) Run(ctx context.Context) error {
 	tick := time.NewTicker(p.cfg.Interval)
 	defer tick.Stop()
+	check := time.NewTicker(p.cfg.CheckEvery)
+	defer check.Stop()
 	for {
 		for _, b := range p.sweep() {
 			p.jobs.Go(func() { p.discard(b) })
@@ -23,6 +27,8 @@ func (p *Pool) Run(ctx context.Context) error {
 		select {
 		case <-p.wake:
 		case <-tick.C:
+		case <-check.C:
+			p.startCheck(ctx)
 		case <-ctx.Done():
 			p.drain()
 			return nil
@@ -37,6 +43,7 @@ func (p *Pool) drain() {
 	p.mu.Unlock()
 	p.jobs.Wait()
 	p.mu.Lock()
+	p.bookLocked(time.Now())
 	var boxes []*Box
 	for _, s := range p.shelves {
 		boxes = append(append(boxes, s.warm...), s.cold...)
@@ -49,33 +56,53 @@ func (p *Pool) drain() {
 	p.jobs.Wait()
 }
 
+// Trim takes off the shelves at once what is beyond the targets, returns when it
+// is destroyed, and says how many boxes that were.
+func (p *Pool) Trim() int {
+	var gone sync.WaitGroup
+	boxes := p.sweep()
+	for _, b := range boxes {
+		gone.Go(func() { p.discard(b) })
+	}
+	gone.Wait()
+	return len(boxes)
+}
+
 // sweep takes off the shelves what should not be there: dead boxes, and the
 // oldest of a surplus. An old box is no surplus until its successor waits.
 func (p *Pool) sweep() (out []*Box) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	now := time.Now()
+	p.bookLocked(now)
 	for digest, s := range p.shelves {
-		before := len(out)
-		s.warm, out = prune(s.warm, s.target.Warm, out)
-		s.cold, out = prune(s.cold, s.target.Cold, out)
-		s.stats.Wasted += int64(len(out) - before)
-		if s.dropped && len(s.warm)+len(s.cold)+s.warming+s.chilling == 0 {
+		s.warm, out = p.pruneLocked(s, s.warm, s.target.Warm, now, out)
+		s.cold, out = p.pruneLocked(s, s.cold, s.target.Cold, now, out)
+		if s.dropped && len(s.warm)+len(s.cold)+s.warming+s.chilling+len(s.waiters) == 0 && !s.imaging {
 			delete(p.shelves, digest)
 		}
 	}
 	return out
 }
 
-// prune splits boxes, oldest first, into those that stay and those that go.
-func prune(boxes []*Box, target int, out []*Box) (keep, gone []*Box) {
+// pruneLocked splits boxes, oldest first, into those that stay and those that go.
+func (p *Pool) pruneLocked(s *shelf, boxes []*Box, target int, now time.Time, out []*Box) (keep, gone []*Box) {
 	for _, b := range boxes {
 		if b.Dead() {
+			s.ledger.Wasted[WasteDead]++
 			out = append(out, b)
 		} else {
 			keep = append(keep, b)
 		}
 	}
 	surplus := max(0, len(keep)-target)
+	for _, b := range keep[:surplus] {
+		why := WasteSurplus
+		if now.Sub(b.MadeAt) > p.cfg.MaxAge {
+			why = WasteOld
+		}
+		s.ledger.Wasted[why]++
+	}
 	return keep[surplus:], append(out, keep[:surplus]...)
 }
 
@@ -102,6 +129,11 @@ func (p *Pool) start(ctx context.Context, now time.Time) bool {
 	defer p.mu.Unlock()
 	if p.closed || ctx.Err() != nil || p.claims > 0 || p.running >= p.cfg.Parallel {
 		return false
+	}
+	if p.running > 0 || now.Before(p.rest) {
+		if p.cfg.Busy != nil && p.cfg.Busy() {
+			return false
+		}
 	}
 	j, ok := p.nextLocked(now)
 	if !ok {
@@ -151,6 +183,7 @@ func (p *Pool) nextLocked(now time.Time) (job, bool) {
 		return j, true
 	}
 	best.warming++
+	p.bookLocked(now)
 	j.from = best.popLocked(&best.cold)
 	return j, true
 }
@@ -169,8 +202,10 @@ func (p *Pool) do(ctx context.Context, j job) {
 	began := time.Now()
 	b, err := p.make(ctx, j)
 	p.mu.Lock()
-	s := j.shelf
+	s, now := j.shelf, time.Now()
+	p.bookLocked(now)
 	p.running--
+	p.rest = now.Add(now.Sub(began))
 	switch j.to {
 	case StageWarm:
 		s.warming--
@@ -181,17 +216,14 @@ func (p *Pool) do(ctx context.Context, j job) {
 	}
 	switch {
 	case err != nil:
-		s.stats.Failed++
+		s.ledger.Failed++
 		s.backoff = min(max(2*s.backoff, p.cfg.Interval), maxBackoff)
-		s.retry = time.Now().Add(s.backoff)
-	case j.to == StageWarm:
-		s.warm = append(s.warm, b)
-	case j.to == StageCold:
-		s.cold = append(s.cold, b)
+		s.retry, s.failed = now.Add(s.backoff), bulkhead.Message(err)
+	case b != nil:
+		s.placeLocked(b)
 	}
 	if err == nil {
-		s.backoff, s.retry = 0, time.Time{}
-		s.stats.RefillSeconds += time.Since(began).Seconds()
+		s.backoff, s.retry, s.failed = 0, time.Time{}, ""
 	}
 	p.mu.Unlock()
 	if err != nil && ctx.Err() == nil {
@@ -201,21 +233,13 @@ func (p *Pool) do(ctx context.Context, j job) {
 }
 
 func (p *Pool) make(ctx context.Context, j job) (*Box, error) {
-	b, m := j.from, p.cfg.Maker
-	if j.to == stageImage {
-		return nil, m.Take(ctx, j.shelf.template)
+	t := j.shelf.template
+	switch j.to {
+	case stageImage:
+		return nil, p.cfg.Maker.Take(ctx, t)
+	case StageCold:
+		return p.create(ctx, t, t.Defaults)
+	default:
+		return p.build(ctx, t, t.Defaults, j.from)
 	}
-	if b == nil {
-		var err error
-		if b, err = m.create(ctx, j.shelf.template, j.shelf.template.Defaults); err != nil {
-			return nil, err
-		}
-	}
-	if j.to == StageCold {
-		return b, nil
-	}
-	if err := m.warm(ctx, b); err != nil {
-		return nil, errors.Join(err, b.Release(ctx))
-	}
-	return b, nil
 }

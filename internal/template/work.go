@@ -110,17 +110,20 @@ func (w *work) interpreter() bool {
 func (w *work) record(digest string) record {
 	r := w.recipe
 	rec := record{Key: w.src.key, Recipe: r}
-	limits, preload := bulkhead.DefaultLimits(), r.Preload
+	limits, preload, warmup := bulkhead.DefaultLimits(), r.Preload, r.Warmup
 	if p := w.src.parent; p != nil {
 		limits = p.Defaults
 		if preload == nil {
 			preload = p.Preload
 		}
+		if warmup == "" {
+			warmup = p.Warmup
+		}
 	}
 	rec.Template = bulkhead.Template{
 		ID: ID(r.Name), Name: r.Name, Digest: digest, CreatedAt: time.Now().UTC(),
 		Defaults: r.Limits.Or(limits), Env: w.env, User: w.user, Workdir: w.workdir,
-		Interpreter: w.interpreter(), Preload: preload,
+		Interpreter: w.interpreter(), Preload: preload, Warmup: warmup,
 	}
 	return rec
 }

@@ -10,6 +10,7 @@ package oci
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -232,6 +233,7 @@ func (b Box) tail(ctx context.Context, say pool.Say) {
 	for {
 		line, prefix, err := r.ReadLine()
 		if err != nil {
+			tailRest(f, say)
 			return
 		}
 		level, msg := parseLine(line)
@@ -242,12 +244,41 @@ func (b Box) tail(ctx context.Context, say pool.Say) {
 	}
 }
 
+// maxRest bounds what is read of a log once its box is gone, in bytes.
+const maxRest = 256 << 10
+
+// tailRest gives what is left in the pipe of a box that is gone to say: often the
+// lines that say why.
+func tailRest(f *os.File, say pool.Say) {
+	c, err := f.SyscallConn()
+	if err != nil {
+		return
+	}
+	var rest []byte
+	_ = c.Control(func(fd uintptr) { // the pipe is open, and does not block
+		buf := make([]byte, 64<<10)
+		for len(rest) < maxRest {
+			n, err := unix.Read(int(fd), buf) //nolint:gosec // a descriptor fits
+			if n <= 0 || err != nil {
+				return
+			}
+			rest = append(rest, buf[:n]...)
+		}
+	})
+	for line := range bytes.Lines(rest) {
+		if line = bytes.TrimSpace(line); len(line) > 0 {
+			level, msg := parseLine(line[:min(len(line), maxLogLine)])
+			say(level, msg)
+		}
+	}
+}
+
 // parseLine takes level and message out of a JSON line, or the line as it is.
 func parseLine(line []byte) (slog.Level, string) {
 	var rec struct {
 		Level slog.Level `json:"level"`
 		Msg   string     `json:"msg"`
-		Err   string     `json:"err"`
+		Err   string     `json:"error"`
 	}
 	if json.Unmarshal(line, &rec) != nil || rec.Msg == "" {
 		return slog.LevelInfo, strings.ToValidUTF8(string(line), "\ufffd")

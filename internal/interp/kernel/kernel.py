@@ -415,10 +415,11 @@ class Kernel:
         if "_ssl" in modules:
             modules["_ssl"].RAND_add(seed, float(len(seed)))
 
-    def start(self, preload, limit):
+    def start(self, preload, warmup, limit):
         """Import ahead, and use once what is slow the first time. The user's names
-        stay as they are: a later import of the same is quick, that is all."""
-        skipped = []
+        stay as they are: a later import of the same is quick, that is all. Then run
+        the template's warm-up code, whose names do stay."""
+        skipped, failed = [], ""
         self.channel.limit = limit
         self.channel.muted = True
         for entry in preload:
@@ -429,11 +430,16 @@ class Kernel:
                 skipped.append({"entry": entry, "error": f"{type(e).__name__}: {e}"})
         if preload:
             self.use_once()
+        if warmup:
+            result = self.shell.run_cell(warmup, store_history=False)
+            cause = result.error_before_exec or result.error_in_exec
+            if cause is not None:
+                failed = f"{type(cause).__name__}: {cause}"
         self.channel.muted = False
         self.channel.held.clear()
         gc.collect()
         gc.freeze()
-        return skipped
+        return skipped, failed
 
     def touch(self):
         """Use what a cell uses. In a copy of a snapshot that has just been restored
@@ -481,8 +487,10 @@ class Kernel:
             elif request["op"] == "rebind":
                 self.rebind(request.get("env") or {}, request.get("seed"))
             elif request["op"] == "start":
-                skipped = self.start(request.get("preload") or [], request["limit"])
-                self.channel.send(json.dumps({"ev": "ready", "skipped": skipped}))
+                skipped, failed = self.start(
+                    request.get("preload") or [], request.get("warmup"), request["limit"]
+                )
+                self.channel.send(json.dumps({"ev": "ready", "skipped": skipped, "failed": failed}))
 
 
 def main():

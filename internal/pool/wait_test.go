@@ -1,0 +1,248 @@
+package pool_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/pool"
+)
+
+// A request that waits gets the box that becomes warm first, even if that was
+// made for the shelf; what it had already goes back.
+func TestWaitingRequestIsHandedABox(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, 1)
+		defer b.stop()
+		b.acquire(pool.StageNew).Release(t.Context()) //nolint:errcheck // asked for its snapshot only
+		settle(10 * time.Second)
+		b.pool.SetTarget(base, pool.Target{Warm: 1})
+		settle(150 * time.Millisecond) // a refill is under way
+		var boxes []*pool.Box
+		var mu sync.Mutex
+		var requests sync.WaitGroup
+		for range 10 { // more than are made at once
+			requests.Go(func() {
+				box, _, err := b.pool.Acquire(t.Context(), base, base.Defaults)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				boxes = append(boxes, box)
+			})
+		}
+		requests.Wait()
+		seen := map[string]bool{}
+		for _, box := range boxes {
+			if seen[box.ID] {
+				t.Errorf("box %s was given twice", box.ID)
+			}
+			seen[box.ID] = true
+		}
+		if s := b.stats(); s.Handed == 0 || s.Leased != 10 {
+			t.Errorf("stats: %+v", s)
+		}
+		b.release(boxes...)
+		if s := b.stats(); s.Leased != 0 {
+			t.Errorf("%d leased after all were released", s.Leased)
+		}
+	})
+}
+
+// A request that gives up leaves the cold box it had to others.
+func TestCancelledRequestReturnsItsColdBox(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, 1)
+		defer b.stop()
+		b.pool.SetTarget(base, pool.Target{Cold: 1})
+		settle(10 * time.Second)
+		var busy []*pool.Box
+		var mu sync.Mutex
+		var all sync.WaitGroup
+		l := base.Defaults
+		l.DiskMB++
+		for range 8 { // take all places where boxes are made
+			all.Go(func() {
+				box, _, err := b.pool.Acquire(t.Context(), base, l)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				busy = append(busy, box)
+			})
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if _, stage, err := b.pool.Acquire(ctx, base, base.Defaults); stage != pool.StageCold || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s, %v", stage, err)
+		}
+		if s := b.stats(); s.Cold != 1 {
+			t.Errorf("stats: %+v", s)
+		}
+		all.Wait()
+		b.release(busy...)
+	})
+}
+
+// What waits is booked by the second, and measured.
+func TestBooksIdleTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, 4)
+		defer b.stop()
+		b.pool.SetTarget(base, pool.Target{Warm: 2, Cold: 1})
+		settle(10 * time.Second)
+		before := b.stats()
+		settle(100 * time.Second)
+		after := b.stats()
+		if warm, cold := after.WarmSeconds-before.WarmSeconds, after.ColdSeconds-before.ColdSeconds; warm != 200 || cold != 100 {
+			t.Errorf("%v s warm and %v s cold, want 200 and 100", warm, cold)
+		}
+		if after.CreateTime != 100*time.Millisecond || after.RestoreTime != 200*time.Millisecond {
+			t.Errorf("a create takes %s, a restore %s", after.CreateTime, after.RestoreTime)
+		}
+		if after.Created != 3 || after.Restored != 2 {
+			t.Errorf("created %d, restored %d; want 3 and 2", after.Created, after.Restored)
+		}
+	})
+}
+
+// A box that does not serve is replaced; one that stumbles once is not.
+func TestSickBoxesAreReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, 1)
+		defer b.stop()
+		b.pool.SetTarget(base, pool.Target{Warm: 3})
+		settle(10 * time.Second)
+		boxes, err := b.driver.List(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.sick.Store(boxes[0].ID, 1000)
+		b.sick.Store(boxes[1].ID, 1)
+		settle(40 * time.Second)
+		if s := b.stats(); s.Warm != 3 || s.Wasted[pool.WasteSick] != 1 {
+			t.Errorf("stats: %+v", s)
+		}
+		now, err := b.driver.List(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		alive := map[string]bool{}
+		for _, box := range now {
+			alive[box.ID] = true
+		}
+		if alive[boxes[0].ID] || !alive[boxes[1].ID] {
+			t.Errorf("%v of %v are left", now, boxes)
+		}
+	})
+}
+
+// On a busy host one box is made at a time, with rests.
+func TestYieldsToABusyHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, 8)
+		defer b.stop()
+		b.acquire(pool.StageNew).Release(t.Context()) //nolint:errcheck // asked for its snapshot only
+		settle(10 * time.Second)
+		b.busy.Store(true)
+		b.pool.SetTarget(base, pool.Target{Warm: 8})
+		for range 50 {
+			settle(50 * time.Millisecond)
+			if s := b.stats(); s.Making > 1 {
+				t.Fatalf("%d boxes are being made on a busy host", s.Making)
+			}
+		}
+		if s := b.stats(); s.Warm == 0 || s.Warm > 5 {
+			t.Errorf("%d boxes after 2.5 s at 300 ms each and rests as long", s.Warm)
+		}
+		b.busy.Store(false)
+		settle(2 * time.Second)
+		if s := b.stats(); s.Warm != 8 {
+			t.Errorf("%d boxes on a host that is not busy any more", s.Warm)
+		}
+	})
+}
+
+// A new version of a template has its own boxes; those of the old one wait until
+// they are dropped, and the counts go on under the name.
+func TestNewVersionHasBoxesOfItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, 1)
+		defer b.stop()
+		next := base
+		next.Digest = "sha256:next"
+		b.pool.SetTarget(base, pool.Target{Warm: 2})
+		settle(10 * time.Second)
+		b.pool.SetTarget(next, pool.Target{Warm: 2})
+		settle(10 * time.Second)
+		if s := b.stats(); s.Warm != 4 {
+			t.Errorf("stats: %+v", s)
+		}
+		b.pool.Retain([]bulkhead.Template{next})
+		settle(5 * time.Second)
+		s := b.stats()
+		if warm, _, _ := b.pool.Waiting(next); s.Warm != 2 || warm != 2 || s.Digest != next.Digest || s.Retiring != 0 {
+			t.Errorf("%d of the new version; stats: %+v", warm, s)
+		}
+	})
+}
+
+// Every request that the pool could serve is told, others are not.
+func TestObserves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, 1)
+		defer b.stop()
+		b.release(b.acquire(pool.StageNew))
+		l := base.Defaults
+		l.OpenFiles++
+		box, _, err := b.pool.Acquire(t.Context(), base, l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.release(box)
+		if n := b.seen.Load(); n != 1 {
+			t.Errorf("%d requests were told, want 1", n)
+		}
+		if s := b.stats(); s.Misses[pool.MissFiles] != 1 || s.Misses[pool.MissUnpooled] != 1 {
+			t.Errorf("stats: %+v", s)
+		}
+	})
+}
+
+// A snapshot that cannot be taken says why, and is tried again.
+func TestImageSaysWhyItFailed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, 1)
+		defer b.stop()
+		b.driver.Fail("Checkpoint", errors.New("boom"))
+		b.pool.SetTarget(base, pool.Target{Warm: 1})
+		settle(2500 * time.Millisecond)
+		if img := b.stats().Image; img.State != pool.ImageFailed || img.Error == "" {
+			t.Errorf("image: %+v", img)
+		}
+		b.driver.Fail("Checkpoint", nil)
+		settle(time.Minute)
+		if img := b.stats().Image; img.State != pool.ImageReady || img.SizeBytes == 0 || img.TakenAt.IsZero() {
+			t.Errorf("image: %+v", img)
+		}
+		snapshots, err := pool.OpenSnapshots(b.snapshots, "salt")
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := &pool.Maker{Driver: b.driver, Parts: b.parts, Snapshots: snapshots, Log: slog.New(slog.DiscardHandler)}
+		b.driver.Fail("Create", errors.New("boom"))
+		if err := again.Take(t.Context(), base); err != nil {
+			t.Errorf("an image that is there is made anew: %v", err)
+		}
+	})
+}
