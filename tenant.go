@@ -1,6 +1,9 @@
 package bulkhead
 
-import "time"
+import (
+	"regexp"
+	"time"
+)
 
 // Tenant owns keys and sandboxes. A server that nobody configured has one,
 // [DefaultTenant].
@@ -17,13 +20,31 @@ type Tenant struct {
 	CreatedAt time.Time `json:"createdAt"`
 }
 
+// tenantID is what a tenant may be called.
+var tenantID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$`)
+
+// Validate checks every field. The error is an *[Error] with [CodeInvalid] that
+// names the field, the value and the range.
+func (t Tenant) Validate() error {
+	switch {
+	case !tenantID.MatchString(t.ID):
+		return Errorf(CodeInvalid, "id is %q; it must be 1 to 128 letters, digits, '.', '_', '@' or '-', the first a letter or digit", t.ID)
+	case len(t.Name) > 128:
+		return Errorf(CodeInvalid, "name has %d bytes; it may have 128", len(t.Name))
+	case t.Tier == "":
+		return Errorf(CodeInvalid, "tier is empty; it must be the name of a tier")
+	}
+	return t.Quota.Validate()
+}
+
 // DefaultTenant is whose sandboxes and keys are those of a server that has one
 // user.
 const DefaultTenant = "default"
 
 // Tier is a named quota preset.
 type Tier struct {
-	// Name is "free", "basic", "premium", "enterprise" or the operator's own.
+	// Name is "free", "basic", "premium", "enterprise", "unlimited" or the
+	// operator's own: 1 to 64 lower-case letters, digits, '_' or '-'.
 	Name string `json:"name" yaml:"name"`
 	// Multiplier scales the CPU and memory that a sandbox asks for. 0.1 to 10.
 	Multiplier float64 `json:"multiplier" yaml:"multiplier"`
@@ -31,6 +52,27 @@ type Tier struct {
 	Priority int `json:"priority" yaml:"priority"`
 	// Quota is what a tenant of the tier may use.
 	Quota Quota `json:"quota" yaml:"quota"`
+}
+
+// TierUnlimited is the tier of [DefaultTenant]: what is asked is what is given, as
+// far as the host has it.
+const TierUnlimited = "unlimited"
+
+// tierName is what a tier may be called.
+var tierName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,63}$`)
+
+// Validate checks every field. The error is an *[Error] with [CodeInvalid] that
+// names the field, the value and the range.
+func (t Tier) Validate() error {
+	switch {
+	case !tierName.MatchString(t.Name):
+		return Errorf(CodeInvalid, "name is %q; it must be 1 to 64 lower-case letters, digits, '_' or '-'", t.Name)
+	case !(t.Multiplier >= 0.1 && t.Multiplier <= 10):
+		return Errorf(CodeInvalid, "multiplier is %v; it must be between 0.1 and 10", t.Multiplier)
+	case t.Priority < 1 || t.Priority > 100:
+		return Errorf(CodeInvalid, "priority is %d; it must be between 1 and 100", t.Priority)
+	}
+	return t.Quota.Validate()
 }
 
 // Quota is what a tenant may use. A zero field is unlimited in a tier; in a
@@ -51,6 +93,65 @@ type Quota struct {
 	// CPUSecondsPerDay and GBHoursPerDay bound what all of them use in a UTC day.
 	CPUSecondsPerDay float64 `json:"cpuSecondsPerDay,omitempty" yaml:"cpuSecondsPerDay"`
 	GBHoursPerDay    float64 `json:"gbHoursPerDay,omitempty" yaml:"gbHoursPerDay"`
+}
+
+// Or returns q with each zero field taken from d: a tenant's overrides over what
+// its tier has.
+func (q Quota) Or(d Quota) Quota {
+	if q.Sandboxes == 0 {
+		q.Sandboxes = d.Sandboxes
+	}
+	if q.CPU == 0 {
+		q.CPU = d.CPU
+	}
+	if q.MemoryMB == 0 {
+		q.MemoryMB = d.MemoryMB
+	}
+	if q.DiskMB == 0 {
+		q.DiskMB = d.DiskMB
+	}
+	q.Sandbox = q.Sandbox.Or(d.Sandbox)
+	if q.TTLSeconds == 0 {
+		q.TTLSeconds = d.TTLSeconds
+	}
+	if q.CreatesPerSecond == 0 {
+		q.CreatesPerSecond = d.CreatesPerSecond
+	}
+	if q.CPUSecondsPerDay == 0 {
+		q.CPUSecondsPerDay = d.CPUSecondsPerDay
+	}
+	if q.GBHoursPerDay == 0 {
+		q.GBHoursPerDay = d.GBHoursPerDay
+	}
+	return q
+}
+
+// Validate checks every field. The error is an *[Error] with [CodeInvalid] that
+// names the field, the value and the range.
+func (q Quota) Validate() error {
+	for _, f := range []struct {
+		name  string
+		value float64
+		max   float64
+		unit  string
+	}{
+		{"sandboxes", float64(q.Sandboxes), 1e6, "sandboxes"},
+		{"cpu", q.CPU, 1e6, "cores"},
+		{"memoryMB", float64(q.MemoryMB), 1 << 40, "MiB"},
+		{"diskMB", float64(q.DiskMB), 1 << 40, "MiB"},
+		{"ttlSeconds", float64(q.TTLSeconds), 365 * 24 * 3600, "seconds"},
+		{"createsPerSecond", q.CreatesPerSecond, 1e6, "a second"},
+		{"cpuSecondsPerDay", q.CPUSecondsPerDay, 1e12, "seconds"},
+		{"gbHoursPerDay", q.GBHoursPerDay, 1e12, "GiB hours"},
+	} {
+		if !(f.value >= 0 && f.value <= f.max) { // false for NaN, too
+			return Errorf(CodeInvalid, "quota.%s is %v; it must be between 0 and %v %s", f.name, f.value, f.max, f.unit)
+		}
+	}
+	if err := q.Sandbox.Validate(); err != nil {
+		return Errorf(CodeInvalid, "quota.sandbox.%s", Message(err))
+	}
+	return nil
 }
 
 // Priority is a request's wish for its place among those that wait.

@@ -16,7 +16,7 @@ type Key struct {
 	Name string `json:"name"`
 	// Prefix is the beginning of the secret, to recognise it by.
 	Prefix string `json:"prefix"`
-	// Scopes say what the key may do: "sandboxes", "admin".
+	// Scopes say what the key may do: "run", "manage", "admin".
 	Scopes []string `json:"scopes"`
 	// CreatedAt is when it was made, RevokedAt when it stopped to be good; zero
 	// while it is.
@@ -33,7 +33,7 @@ type KeyRequest struct {
 	// Tenant is who it acts for; empty means the caller's own tenant. Another one
 	// needs a key with the scope admin.
 	Tenant string `json:"tenant,omitempty"`
-	// Scopes are what it may do; none means "sandboxes".
+	// Scopes are what it may do; none means "run".
 	Scopes []string `json:"scopes,omitempty"`
 }
 

@@ -14,7 +14,8 @@
 //	2  internal/pool        boxes that wait: declares the Driver and the Parts it
 //	                        needs, makes boxes, keeps cold and warm ones, takes
 //	                        snapshots
-//	   internal/store       sandboxes and keys, durable (SQLite)
+//	   internal/store       tenants, keys, sandboxes, usage, audit: durable, on
+//	                        SQLite or PostgreSQL
 //	   internal/template    builds the images that boxes are made of
 //	   internal/simulate    replays arrivals against the policies of pools
 //	3  internal/driver/…    gvisor, runc and fake: one contract, driver/drivertest

@@ -387,7 +387,7 @@ func (s *server) credentials(ctx context.Context) error {
 	}
 	if creds.APIKey == "" {
 		secret, _, err := s.store.CreateKey(ctx, store.KeyRequest{
-			Tenant: "default", Name: "first key", Scopes: []string{store.ScopeSandboxes, store.ScopeAdmin},
+			Tenant: bulkhead.DefaultTenant, Name: "first key", Scopes: store.Scopes(),
 		})
 		if err != nil {
 			return fmt.Errorf("make the first key: %w", err)

@@ -195,7 +195,7 @@ func New(cfg Config) (*Server, error) {
 
 // routes is the one list of what is served.
 func (s *Server) routes() {
-	const use, admin = store.ScopeSandboxes, store.ScopeAdmin
+	const use, admin = store.ScopeRun, store.ScopeAdmin
 
 	// E2B, as SDKs from 2.51.0 call it.
 	s.handle("POST /v2/sandboxes", use, s.createV2)

@@ -258,8 +258,8 @@ type bench struct {
 	url     string
 	handler http.Handler
 	log     *strings.Builder
-	key     string // scope sandboxes, tenant acme
-	other   string // scope sandboxes, tenant umbrella
+	key     string // scope run, tenant acme
+	other   string // scope run, tenant umbrella
 	admin   string // scope admin, tenant ops
 }
 
@@ -288,13 +288,18 @@ func newBench(tb testing.TB, change ...func(*api.Config)) *bench {
 			{ID: "tplbase0000000000000", Name: "base", Digest: "sha256:01", CreatedAt: epoch, Defaults: limits},
 		},
 	}}
+	for _, id := range []string{"acme", "umbrella", "ops", "newcomer"} {
+		if _, err := st.CreateTenant(tb.Context(), bulkhead.Tenant{ID: id, Tier: bulkhead.TierUnlimited}); err != nil {
+			tb.Fatal(err)
+		}
+	}
 	for _, k := range []struct {
 		into *string
 		req  store.KeyRequest
 	}{
 		{&b.key, store.KeyRequest{Tenant: "acme"}},
 		{&b.other, store.KeyRequest{Tenant: "umbrella"}},
-		{&b.admin, store.KeyRequest{Tenant: "ops", Scopes: []string{store.ScopeAdmin, store.ScopeSandboxes}}},
+		{&b.admin, store.KeyRequest{Tenant: "ops", Scopes: []string{store.ScopeAdmin, store.ScopeRun}}},
 	} {
 		if *k.into, _, err = st.CreateKey(tb.Context(), k.req); err != nil {
 			tb.Fatal(err)

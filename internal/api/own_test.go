@@ -157,7 +157,7 @@ func TestOwnList(t *testing.T) {
 
 func TestOwnKeys(t *testing.T) {
 	b := newBench(t)
-	r := b.callAs(b.admin, "POST /v1/keys", `{"tenant":"newcomer","name":"ci","scopes":["sandboxes"]}`)
+	r := b.callAs(b.admin, "POST /v1/keys", `{"tenant":"newcomer","name":"ci","scopes":["run"]}`)
 	if r.status != 201 {
 		t.Fatalf("%d %s", r.status, r.body)
 	}

@@ -56,7 +56,7 @@ func (c *KeyCreateCmd) Run(ctx context.Context, a *App) error {
 	}
 	req := client.KeyRequest{Name: c.Name, Tenant: c.Tenant}
 	if c.Admin {
-		req.Scopes = []string{"sandboxes", "admin"}
+		req.Scopes = []string{"run", "manage", "admin"}
 	}
 	key, err := cl.CreateKey(ctx, req)
 	if err != nil {

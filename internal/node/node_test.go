@@ -78,7 +78,16 @@ func newWorld(t *testing.T) *world {
 			t.Error(err)
 		}
 	})
+	addTenant(t, s)
 	return &world{t: t, driver: fake.New(fake.Config{}), parts: fake.NewParts(), store: s, envd: newEnvd(t), limits: 100}
+}
+
+// addTenant makes the tenant of the tests.
+func addTenant(t *testing.T, s *store.Store) {
+	t.Helper()
+	if _, err := s.CreateTenant(t.Context(), bulkhead.Tenant{ID: "t1", Tier: bulkhead.TierUnlimited}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 type templates []bulkhead.Template
@@ -372,6 +381,7 @@ func fork(t *testing.T, w *world) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
+	addTenant(t, s)
 	rows, err := w.store.Sandboxes(t.Context(), bulkhead.Filter{})
 	if err != nil {
 		t.Fatal(err)

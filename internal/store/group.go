@@ -83,7 +83,7 @@ func (g *group) runBatch(batch []*write) {
 	err := g.transact(context.WithoutCancel(batch[0].ctx), batch)
 	for _, w := range batch {
 		if w.err == nil {
-			w.err = err
+			w.err = fault(err)
 		}
 		w.done = true
 	}

@@ -17,11 +17,18 @@ import (
 
 // The scopes of a key. The set is closed.
 const (
-	// ScopeSandboxes lets a key use its tenant's sandboxes and see templates.
-	ScopeSandboxes = "sandboxes"
-	// ScopeAdmin lets a key make and revoke keys of any tenant and read metrics.
+	// ScopeRun lets a key use its tenant's sandboxes and scripts and see templates.
+	ScopeRun = "run"
+	// ScopeManage lets a key make and revoke its tenant's keys, and see its pools,
+	// limits and usage.
+	ScopeManage = "manage"
+	// ScopeAdmin lets a key do all of that for any tenant, change tenants and
+	// tiers, and read the audit log and metrics. It contains the other two.
 	ScopeAdmin = "admin"
 )
+
+// Scopes returns all scopes, the least first.
+func Scopes() []string { return []string{ScopeRun, ScopeManage, ScopeAdmin} }
 
 const (
 	// keyPrefix is what E2B's SDKs up to 2.45 insist on; after it they want hex.
@@ -34,6 +41,15 @@ const (
 	maxName = 128
 	// minSecret is the least length of a key that the operator brings.
 	minSecret = 20
+	// maxRate bounds a key's rates, and leastRate those that are not 0.
+	maxRate, leastRate = 1e6, 1e-3
+)
+
+// Grace is how long the secret before the last is good after a rotation, unless
+// the caller says otherwise; MaxGrace is the longest.
+const (
+	Grace    = 24 * time.Hour
+	MaxGrace = 30 * 24 * time.Hour
 )
 
 // Key is an API key without its secret.
@@ -50,21 +66,32 @@ type Key struct {
 	Scopes []string `json:"scopes"`
 	// CreatedAt is when it was made.
 	CreatedAt time.Time `json:"createdAt"`
+	// RequestsPerSecond and CreatesPerSecond bound how fast it may ask, and make
+	// sandboxes, each with a burst of ten seconds' worth; 0 is unlimited.
+	RequestsPerSecond float64 `json:"requestsPerSecond,omitempty"`
+	CreatesPerSecond  float64 `json:"createsPerSecond,omitempty"`
+	// PreviousUntil is until when the secret before the last rotation is good;
+	// zero if it was never rotated.
+	PreviousUntil time.Time `json:"previousUntil,omitzero"`
 	// RevokedAt is when it stopped to be good; zero while it is.
 	RevokedAt time.Time `json:"revokedAt,omitzero"`
 }
 
-// May reports whether the key has the scope.
-func (k Key) May(scope string) bool { return slices.Contains(k.Scopes, scope) }
+// May reports whether the key has the scope, or [ScopeAdmin].
+func (k Key) May(scope string) bool {
+	return slices.Contains(k.Scopes, scope) || slices.Contains(k.Scopes, ScopeAdmin)
+}
 
 // KeyRequest asks for a key.
 type KeyRequest struct {
-	// Tenant is who it acts for: 1 to 128 bytes.
+	// Tenant is who it acts for. It must exist.
 	Tenant string
 	// Name is for people: at most 128 bytes.
 	Name string
-	// Scopes default to [ScopeSandboxes] alone.
+	// Scopes default to [ScopeRun] alone.
 	Scopes []string
+	// RequestsPerSecond and CreatesPerSecond are as in [Key]: 0, or 0.001 to 1000000.
+	RequestsPerSecond, CreatesPerSecond float64
 	// Secret is a key that the operator brings, of at least 20 bytes; empty means
 	// that one is drawn.
 	Secret string
@@ -75,32 +102,37 @@ type KeyRequest struct {
 func HashKey(secret string) [sha256.Size]byte { return sha256.Sum256([]byte(secret)) }
 
 // CreateKey makes a key. The secret is returned this once and kept nowhere.
-// Codes: invalid; conflict when a secret that the operator brings is known.
+// Codes: invalid; not_found for a tenant that there is not; conflict when a secret
+// that the operator brings is known.
 func (s *Store) CreateKey(ctx context.Context, req KeyRequest) (secret string, k Key, err error) {
 	if err := req.validate(); err != nil {
 		return "", Key{}, fmt.Errorf("create key: %w", err)
 	}
-	var raw [keyBytes + 8]byte
-	_, _ = rand.Read(raw[:]) // it never fails: it ends the program first
 	if secret = req.Secret; secret == "" {
-		secret = keyPrefix + hex.EncodeToString(raw[:keyBytes])
+		secret = keyPrefix + randomHex(keyBytes)
 	}
 	k = Key{
-		ID: "key_" + hex.EncodeToString(raw[keyBytes:]), Tenant: req.Tenant, Name: req.Name,
+		ID: "key_" + randomHex(8), Tenant: req.Tenant, Name: req.Name,
 		Prefix: secret[:shownPrefix], Scopes: req.Scopes, CreatedAt: time.Now().UTC(),
+		RequestsPerSecond: req.RequestsPerSecond, CreatesPerSecond: req.CreatesPerSecond,
 	}
 	if len(k.Scopes) == 0 {
-		k.Scopes = []string{ScopeSandboxes}
+		k.Scopes = []string{ScopeRun}
 	}
 	scopes, err := json.Marshal(k.Scopes)
 	if err != nil {
 		return "", Key{}, fmt.Errorf("create key: encode scopes: %w", err)
 	}
 	err = s.group.do(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if err := needTenant(ctx, tx, k.Tenant); err != nil {
+			return err
+		}
 		n, err := changed(tx.ExecContext(ctx, `INSERT INTO api_keys
-			(id, hash, prefix, tenant, name, scopes, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
+			(id, hash, prefix, tenant, name, scopes, created_at, requests_per_second, creates_per_second)
+			SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 WHERE NOT EXISTS (SELECT 1 FROM api_keys WHERE previous_hash = $2)
 			ON CONFLICT (hash) DO NOTHING`,
-			k.ID, hexHash(HashKey(secret)), k.Prefix, k.Tenant, k.Name, string(scopes), nanos(k.CreatedAt)))
+			k.ID, hexHash(HashKey(secret)), k.Prefix, k.Tenant, k.Name, string(scopes), nanos(k.CreatedAt),
+			k.RequestsPerSecond, k.CreatesPerSecond))
 		if n == 0 && err == nil {
 			return bulkhead.Errorf(bulkhead.CodeConflict, "this key exists already")
 		}
@@ -112,16 +144,97 @@ func (s *Store) CreateKey(ctx context.Context, req KeyRequest) (secret string, k
 	return secret, k, nil
 }
 
-// LookupKey returns the key whose secret has the given hash. Code: not_found,
+const keyColumns = `id, tenant, name, prefix, scopes, created_at, revoked_at,
+	previous_until, requests_per_second, creates_per_second`
+
+// LookupKey returns the key whose secret, or the one before it while that is
+// good, has the given hash; from memory when it was read before. Code: not_found,
 // also for one that is revoked.
 func (s *Store) LookupKey(ctx context.Context, hash [sha256.Size]byte) (Key, error) {
-	k, err := scanKey(s.read.QueryRowContext(ctx, `SELECT id, tenant, name, prefix, scopes, created_at,
-		revoked_at FROM api_keys WHERE hash = $1 AND revoked_at IS NULL`, hexHash(hash)))
+	found, err := s.keys.get(ctx, hash, s.readKey)
+	if err != nil {
+		return Key{}, err
+	}
+	if !found.until.IsZero() && !time.Now().Before(found.until) {
+		return Key{}, errNoKey
+	}
+	return found.Key, nil
+}
+
+// keyBySecret is a key, and until when the secret that led to it is good; zero is
+// for ever.
+type keyBySecret struct {
+	Key
+
+	until time.Time
+}
+
+// errNoKey is that a secret leads to no key, or no longer.
+var errNoKey = bulkhead.Errorf(bulkhead.CodeNotFound, "the key is not known, or revoked")
+
+func (s *Store) readKey(ctx context.Context, hash [sha256.Size]byte) (keyBySecret, error) {
+	h := hexHash(hash)
+	k, err := scanKey(s.read.QueryRowContext(ctx, `SELECT `+keyColumns+` FROM api_keys
+		WHERE hash = $1 AND revoked_at IS NULL`, h))
+	if err == nil {
+		return keyBySecret{Key: k}, nil
+	}
 	if errors.Is(err, sql.ErrNoRows) {
-		return Key{}, bulkhead.Errorf(bulkhead.CodeNotFound, "the key is not known, or revoked")
+		if k, err = scanKey(s.read.QueryRowContext(ctx, `SELECT `+keyColumns+` FROM api_keys
+			WHERE previous_hash = $1 AND revoked_at IS NULL`, h)); err == nil {
+			return keyBySecret{k, k.PreviousUntil}, nil
+		}
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		return keyBySecret{}, errNoKey
+	}
+	return keyBySecret{}, fmt.Errorf("look up key: %w", fault(err))
+}
+
+// RotateKey gives a key a new secret, which is returned this once. The one that
+// it replaces is good for grace more, 0 to [MaxGrace]; one that an earlier
+// rotation replaced is not good any more. An empty tenant means any. Codes:
+// invalid; not_found; conflict for a key that is revoked.
+func (s *Store) RotateKey(ctx context.Context, tenant, id string, grace time.Duration) (secret string, k Key, err error) {
+	if grace < 0 || grace > MaxGrace {
+		return "", Key{}, fmt.Errorf("rotate key: %w",
+			bulkhead.Errorf(bulkhead.CodeInvalid, "grace is %s; it must be between 0s and %s", grace, MaxGrace))
+	}
+	secret = keyPrefix + randomHex(keyBytes)
+	err = s.group.do(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		var err error
+		if k, err = keyOf(ctx, tx, tenant, id); err != nil {
+			return err
+		}
+		if !k.RevokedAt.IsZero() {
+			return bulkhead.Errorf(bulkhead.CodeConflict, "key %q is revoked", id)
+		}
+		k.Prefix, k.PreviousUntil = secret[:shownPrefix], time.Now().UTC().Add(grace)
+		_, err = tx.ExecContext(ctx, `UPDATE api_keys SET previous_hash = hash, previous_until = $2, hash = $3, prefix = $4
+			WHERE id = $1`, id, nanos(k.PreviousUntil), hexHash(HashKey(secret)), k.Prefix)
+		return err
+	})
+	s.keys.drop()
+	if err != nil {
+		return "", Key{}, fmt.Errorf("rotate key: %w", err)
+	}
+	return secret, k, nil
+}
+
+// Key returns one key, revoked ones too. An empty tenant means any. Code:
+// not_found, also for another tenant's.
+func (s *Store) Key(ctx context.Context, tenant, id string) (Key, error) {
+	return keyOf(ctx, s.read, tenant, id)
+}
+
+func keyOf(ctx context.Context, db queryer, tenant, id string) (Key, error) {
+	k, err := scanKey(db.QueryRowContext(ctx, `SELECT `+keyColumns+` FROM api_keys
+		WHERE id = $1 AND ($2 = '' OR tenant = $2)`, id, tenant))
+	if errors.Is(err, sql.ErrNoRows) {
+		return k, bulkhead.Errorf(bulkhead.CodeNotFound, "key %q was not found", id)
 	}
 	if err != nil {
-		return Key{}, fmt.Errorf("look up key: %w", err)
+		return k, fmt.Errorf("read key: %w", fault(err))
 	}
 	return k, nil
 }
@@ -137,6 +250,7 @@ func (s *Store) RevokeKey(ctx context.Context, tenant, id string) error {
 		}
 		return err
 	})
+	s.keys.drop()
 	if err != nil {
 		return fmt.Errorf("revoke key: %w", err)
 	}
@@ -145,22 +259,10 @@ func (s *Store) RevokeKey(ctx context.Context, tenant, id string) error {
 
 // ListKeys returns the tenant's keys, revoked ones too, oldest first. An empty
 // tenant means all.
-func (s *Store) ListKeys(ctx context.Context, tenant string) (_ []Key, err error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT id, tenant, name, prefix, scopes, created_at, revoked_at
+func (s *Store) ListKeys(ctx context.Context, tenant string) ([]Key, error) {
+	out, err := query(ctx, s.read, scanKey, `SELECT `+keyColumns+`
 		FROM api_keys WHERE $1 = '' OR tenant = $1 ORDER BY created_at, id`, tenant)
 	if err != nil {
-		return nil, fmt.Errorf("list keys: %w", err)
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	var out []Key
-	for rows.Next() {
-		k, err := scanKey(rows)
-		if err != nil {
-			return nil, fmt.Errorf("list keys: %w", err)
-		}
-		out = append(out, k)
-	}
-	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("list keys: %w", err)
 	}
 	return out, nil
@@ -170,11 +272,12 @@ func scanKey(row scanner) (Key, error) {
 	var k Key
 	var scopes string
 	var created int64
-	var revoked sql.NullInt64
-	if err := row.Scan(&k.ID, &k.Tenant, &k.Name, &k.Prefix, &scopes, &created, &revoked); err != nil {
+	var revoked, previous sql.NullInt64
+	if err := row.Scan(&k.ID, &k.Tenant, &k.Name, &k.Prefix, &scopes, &created, &revoked, &previous,
+		&k.RequestsPerSecond, &k.CreatesPerSecond); err != nil {
 		return Key{}, err
 	}
-	k.CreatedAt, k.RevokedAt = fromNanos(created), fromNanos(revoked.Int64)
+	k.CreatedAt, k.RevokedAt, k.PreviousUntil = fromNanos(created), fromNanos(revoked.Int64), fromNanos(previous.Int64)
 	if err := json.Unmarshal([]byte(scopes), &k.Scopes); err != nil {
 		return Key{}, fmt.Errorf("decode scopes of key %s: %w", k.ID, err)
 	}
@@ -191,12 +294,28 @@ func (r KeyRequest) validate() error {
 		return bulkhead.Errorf(bulkhead.CodeInvalid, "secret has %d bytes; it must have at least %d", len(r.Secret), minSecret)
 	}
 	for i, scope := range r.Scopes {
-		if scope != ScopeSandboxes && scope != ScopeAdmin {
-			return bulkhead.Errorf(bulkhead.CodeInvalid, "scopes[%d] is %q; it must be %q or %q",
-				i, scope, ScopeSandboxes, ScopeAdmin)
+		if !slices.Contains(Scopes(), scope) {
+			return bulkhead.Errorf(bulkhead.CodeInvalid, "scopes[%d] is %q; it must be %q, %q or %q",
+				i, scope, ScopeRun, ScopeManage, ScopeAdmin)
+		}
+	}
+	for _, f := range []struct {
+		name string
+		rate float64
+	}{{"requestsPerSecond", r.RequestsPerSecond}, {"createsPerSecond", r.CreatesPerSecond}} {
+		if f.rate != 0 && !(f.rate >= leastRate && f.rate <= maxRate) {
+			return bulkhead.Errorf(bulkhead.CodeInvalid, "%s is %v; it must be 0, which is unlimited, or between %v and %v",
+				f.name, f.rate, leastRate, maxRate)
 		}
 	}
 	return nil
+}
+
+// randomHex returns n random bytes as hex.
+func randomHex(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // it never fails: it ends the program first
+	return hex.EncodeToString(b)
 }
 
 func hexHash(h [sha256.Size]byte) string { return hex.EncodeToString(h[:]) }

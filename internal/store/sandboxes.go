@@ -24,7 +24,8 @@ const columns = `id, tenant, template_id, template, template_digest, state, star
 // is, the state may stay or change as [bulkhead.State.May] allows, and all but
 // its id, tenant, template and start is written anew. It returns when the row is
 // durable. Codes: invalid, conflict (a change that is not allowed, or another
-// tenant's id), not_found (ending one that is not known).
+// tenant's id), not_found (ending one that is not known, or a new one of a tenant
+// that there is not).
 func (s *Store) PutSandbox(ctx context.Context, sb bulkhead.Sandbox) error {
 	row, err := encodeSandbox(sb)
 	if err != nil {
@@ -33,7 +34,8 @@ func (s *Store) PutSandbox(ctx context.Context, sb bulkhead.Sandbox) error {
 	err = s.group.do(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if sb.State != bulkhead.StateEnding {
 			n, err := changed(tx.ExecContext(ctx, `INSERT INTO sandboxes (`+columns+`, end_cause)
-				VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
+				SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20
+				WHERE EXISTS (SELECT 1 FROM tenants WHERE id = $2)
 				ON CONFLICT (id) DO NOTHING`, row...))
 			if n == 1 || err != nil {
 				return err
@@ -47,7 +49,11 @@ func (s *Store) PutSandbox(ctx context.Context, sb bulkhead.Sandbox) error {
 		if n == 1 || err != nil {
 			return err
 		}
-		return whyNot(ctx, tx, sb.ID, sb.State)
+		err = whyNot(ctx, tx, sb.ID, sb.State)
+		if bulkhead.CodeOf(err) == bulkhead.CodeNotFound && sb.State != bulkhead.StateEnding {
+			return noTenant(sb.Tenant)
+		}
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("put sandbox %s: %w", sb.ID, err)
@@ -95,7 +101,7 @@ func (s *Store) Sandbox(ctx context.Context, tenant, id string) (bulkhead.Sandbo
 		return bulkhead.Sandbox{}, bulkhead.Errorf(bulkhead.CodeNotFound, "sandbox %q was not found", id)
 	}
 	if err != nil {
-		return bulkhead.Sandbox{}, fmt.Errorf("read sandbox %s: %w", id, err)
+		return bulkhead.Sandbox{}, fmt.Errorf("read sandbox %s: %w", id, fault(err))
 	}
 	return sb, nil
 }
@@ -103,37 +109,23 @@ func (s *Store) Sandbox(ctx context.Context, tenant, id string) (bulkhead.Sandbo
 // Sandboxes returns the sandboxes that f selects, newest first. A filter without
 // states selects ended ones too, as many as the retention keeps: callers on a
 // request's path name the states they want.
-func (s *Store) Sandboxes(ctx context.Context, f bulkhead.Filter) (_ []bulkhead.Sandbox, err error) {
-	query, args := selectSandboxes(f, time.Time{})
-	rows, err := s.read.QueryContext(ctx, query, args...)
+func (s *Store) Sandboxes(ctx context.Context, f bulkhead.Filter) ([]bulkhead.Sandbox, error) {
+	text, args := selectSandboxes(f, time.Time{})
+	out, err := query(ctx, s.read, scanSandbox, text, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list sandboxes: %w", err)
 	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	var out []bulkhead.Sandbox
-	for rows.Next() {
-		sb, err := scanSandbox(rows)
-		if err != nil {
-			return nil, fmt.Errorf("list sandboxes: %w", err)
-		}
-		if hasAll(sb.Metadata, f.Metadata) {
-			out = append(out, sb)
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return nil, fmt.Errorf("list sandboxes: %w", err)
-	}
-	return out, nil
+	return slices.DeleteFunc(out, func(sb bulkhead.Sandbox) bool { return !hasAll(sb.Metadata, f.Metadata) }), nil
 }
 
 // Ended returns the newest sandboxes that have ended, that f selects (its States
 // aside) and that started no later than latest; at most limit of them.
 func (s *Store) Ended(ctx context.Context, f bulkhead.Filter, latest time.Time, limit int) (_ []bulkhead.Sandbox, err error) {
 	f.States = []bulkhead.State{bulkhead.StateEnded}
-	query, args := selectSandboxes(f, latest)
-	rows, err := s.read.QueryContext(ctx, query, args...)
+	text, args := selectSandboxes(f, latest)
+	rows, err := s.read.QueryContext(ctx, text, args...)
 	if err != nil {
-		return nil, fmt.Errorf("list ended sandboxes: %w", err)
+		return nil, fmt.Errorf("list ended sandboxes: %w", fault(err))
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	var out []bulkhead.Sandbox
@@ -180,11 +172,11 @@ func selectSandboxes(f bulkhead.Filter, latest time.Time) (string, []any) {
 			where = append(where, "ended_at IS NULL") // lets the partial index serve
 		}
 	}
-	query := `SELECT ` + columns + ` FROM sandboxes`
+	text := `SELECT ` + columns + ` FROM sandboxes`
 	if len(where) > 0 {
-		query += ` WHERE ` + strings.Join(where, ` AND `)
+		text += ` WHERE ` + strings.Join(where, ` AND `)
 	}
-	return query + ` ORDER BY started_at DESC, id DESC`, args
+	return text + ` ORDER BY started_at DESC, id DESC`, args
 }
 
 // hasAll reports whether have contains every pair of want.
@@ -230,9 +222,6 @@ func encodeSandbox(sb bulkhead.Sandbox) ([]any, error) {
 		sb.AllowInternet, sb.MaskHost, sb.EnvdVersion, sb.Address, sb.Box, evidence, cause,
 	}, nil
 }
-
-// scanner is a row, alone or of many.
-type scanner interface{ Scan(dest ...any) error }
 
 // scanSandbox reads [columns].
 func scanSandbox(row scanner) (bulkhead.Sandbox, error) {
@@ -298,27 +287,4 @@ func whyNot(ctx context.Context, tx *sql.Tx, id string, next bulkhead.State) err
 		return err
 	}
 	return bulkhead.Errorf(bulkhead.CodeConflict, "sandbox %q is %s and cannot become %s", id, state, next)
-}
-
-// changed returns how many rows a statement changed.
-func changed(res sql.Result, err error) (int64, error) {
-	if err != nil {
-		return 0, err
-	}
-	return res.RowsAffected()
-}
-
-// nanos is the stored form of a time: 0 for the zero time.
-func nanos(t time.Time) int64 {
-	if t.IsZero() {
-		return 0
-	}
-	return t.UnixNano()
-}
-
-func fromNanos(n int64) time.Time {
-	if n == 0 {
-		return time.Time{}
-	}
-	return time.Unix(0, n).UTC()
 }

@@ -1,29 +1,28 @@
-// Package store keeps what must outlive the server: sandboxes, with how they
-// ended, and API keys.
+// Package store keeps what must outlive the server: tenants and their tiers, API
+// keys, sandboxes with how they ended, what was used, and who did what.
 //
-// A write that returned nil is on the disk: SQLite runs with a write-ahead log
-// and synchronous=FULL, and writes that arrive together share one fsync. The
-// queries and the schema keep to the SQL that PostgreSQL has too, and
-// package storetest says what every implementation must do. A Store may be used
-// by any number of goroutines. Templates and snapshots are files, not rows.
+// It is SQLite or PostgreSQL: one schema, one set of queries in the SQL that both
+// have, one suite of tests (package storetest) for both. A write that returned nil
+// is on the disk: SQLite runs with a write-ahead log and synchronous=FULL,
+// PostgreSQL with synchronous_commit, and writes that arrive together share one
+// transaction. A database that cannot be reached is CodeUnavailable. One server
+// uses a database at a time, which is seen to. A Store may be used by any number
+// of goroutines. Templates and snapshots are files, not rows.
 package store
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // the database/sql driver named "sqlite"
 
 	"github.com/bulkheadhq/bulkhead"
 )
@@ -32,6 +31,9 @@ import (
 var migrations embed.FS
 
 const (
+	// cacheLife is how long what was read may be used where an operator may change
+	// rows behind the server's back.
+	cacheLife = 5 * time.Second
 	// readers is the number of connections for queries; they never wait for the writer.
 	readers = 4
 	// pruneEvery is how often Run looks for rows past their retention.
@@ -47,32 +49,32 @@ const Retention = 7 * 24 * time.Hour
 // Store is an open database.
 type Store struct {
 	read  *sql.DB
-	write *sql.DB
+	write *sql.DB // one connection; on PostgreSQL it holds the server's lock
 	group *group
 	log   *slog.Logger
+
+	tenants *cache[string, bulkhead.Tenant]
+	tiers   *cache[string, bulkhead.Tier]
+	keys    *cache[[sha256.Size]byte, keyBySecret]
 }
 
-// Open opens the database at rawURL, makes it if there is none, and brings its
-// schema up to date. The URL is "sqlite:///absolute/path", "sqlite:relative/path"
-// or a plain path. The file is readable by its owner only, since it holds the
-// tokens of running sandboxes. The caller must Close what it got.
+// Open opens the database at rawURL, makes its tables if there are none, and
+// brings its schema up to date. The URL is "sqlite:///absolute/path",
+// "sqlite:relative/path", a plain path, or "postgres://…" as libpq has it. A file
+// is made if there is none, readable by its owner only; a PostgreSQL database must
+// be there. The caller must Close what it got. Codes: invalid (the URL), conflict
+// (another server uses the database), unavailable.
 func Open(ctx context.Context, rawURL string, log *slog.Logger) (*Store, error) {
-	path, err := sqlitePath(rawURL)
-	if err != nil {
-		return nil, err
-	}
-	if err := makePrivate(path); err != nil {
-		return nil, err
-	}
 	s := &Store{log: log}
-	if s.write, err = openSQLite(path, "immediate", 1); err != nil {
+	scheme, _, _ := strings.Cut(rawURL, ":")
+	open, life := s.openSQLite, time.Duration(0)
+	if scheme == "postgres" || scheme == "postgresql" {
+		open, life = s.openPostgres, cacheLife
+	}
+	s.tenants, s.tiers = newCache[string, bulkhead.Tenant](life), newCache[string, bulkhead.Tier](life)
+	s.keys = newCache[[sha256.Size]byte, keyBySecret](life)
+	if err := open(ctx, rawURL); err != nil {
 		return nil, err
-	}
-	if err := migrate(ctx, s.write, log); err != nil {
-		return nil, errors.Join(err, s.write.Close())
-	}
-	if s.read, err = openSQLite(path, "deferred", readers); err != nil {
-		return nil, errors.Join(err, s.write.Close())
 	}
 	s.group = newGroup(s.write)
 	return s, nil
@@ -135,66 +137,19 @@ func (s *Store) Prune(ctx context.Context, before time.Time) (int64, error) {
 	}
 }
 
-// sqlitePath returns the file that rawURL names.
-func sqlitePath(rawURL string) (string, error) {
-	scheme, rest, ok := strings.Cut(rawURL, ":")
-	switch {
-	case !ok:
-		rest = rawURL
-	case scheme != "sqlite":
-		return "", bulkhead.Errorf(bulkhead.CodeUnsupported,
-			"store URL has the scheme %q; this build stores in %q only", scheme, "sqlite")
-	default:
-		rest = strings.TrimPrefix(rest, "//")
-	}
-	if rest == "" {
-		return "", bulkhead.Errorf(bulkhead.CodeInvalid, "store URL %q names no file", rawURL)
-	}
-	return rest, nil
-}
-
-// makePrivate makes the file, and the directory it is in, for the owner only.
-// SQLite gives the log files beside it the same mode.
-func makePrivate(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("make store directory: %w", err)
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the operator names the file
-	if err != nil {
-		return fmt.Errorf("make store file: %w", err)
-	}
-	return f.Close()
-}
-
-// openSQLite opens a pool of at most conns connections whose transactions start
-// with the given lock.
-func openSQLite(path, lock string, conns int) (*sql.DB, error) {
-	dsn := url.URL{Scheme: "file", Opaque: (&url.URL{Path: path}).EscapedPath(), RawQuery: url.Values{
-		"_txlock": {lock},
-		"_pragma": {"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)"},
-	}.Encode()}
-	db, err := sql.Open("sqlite", dsn.String())
-	if err != nil {
-		return nil, fmt.Errorf("open store: %w", err)
-	}
-	db.SetMaxOpenConns(conns)
-	db.SetMaxIdleConns(conns)
-	return db, nil
-}
-
 // migrate brings the schema up to date.
-func migrate(ctx context.Context, db *sql.DB, log *slog.Logger) error {
+func migrate(ctx context.Context, dialect goose.Dialect, db *sql.DB, log *slog.Logger) error {
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)
 	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, files)
+	p, err := goose.NewProvider(dialect, db, files)
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)
 	}
 	done, err := p.Up(ctx)
 	if err != nil {
-		return fmt.Errorf("migrate store: %w", err)
+		return fmt.Errorf("migrate store: %w", fault(err))
 	}
 	for _, m := range done {
 		log.InfoContext(ctx, "migrated the store", "migration", m.Source.Path, "duration", m.Duration)

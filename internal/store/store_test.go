@@ -14,33 +14,59 @@ import (
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/store"
+	"github.com/bulkheadhq/bulkhead/internal/store/pgtest"
 	"github.com/bulkheadhq/bulkhead/internal/store/storetest"
 )
 
 var _ storetest.Store = (*store.Store)(nil)
 
-func open(tb testing.TB, path string) *store.Store {
+func open(tb testing.TB, url string) *store.Store {
 	tb.Helper()
-	s, err := store.Open(tb.Context(), "sqlite://"+path, slog.New(slog.DiscardHandler))
+	s, err := store.Open(tb.Context(), url, slog.New(slog.DiscardHandler))
 	if err != nil {
 		tb.Fatal(err)
 	}
 	return s
 }
 
+// openOne opens a store that has the tenant acme.
+func openOne(tb testing.TB, url string) *store.Store {
+	tb.Helper()
+	s := open(tb, url)
+	if _, err := s.CreateTenant(tb.Context(), bulkhead.Tenant{ID: "acme", Tier: "basic"}); err != nil && bulkhead.CodeOf(err) != bulkhead.CodeConflict {
+		tb.Fatal(err)
+	}
+	return s
+}
+
 func TestSuite(t *testing.T) {
-	dir := t.TempDir()
-	storetest.Run(t, func(t *testing.T, name string) storetest.Store {
-		t.Helper()
-		return open(t, filepath.Join(dir, name+".db"))
+	t.Run("sqlite", func(t *testing.T) {
+		dir := t.TempDir()
+		storetest.Run(t, func(t *testing.T, name string) storetest.Store {
+			t.Helper()
+			return open(t, filepath.Join(dir, name+".db"))
+		})
+	})
+	t.Run("postgres", func(t *testing.T) {
+		server := pgtest.Start(t)
+		urls := map[string]string{}
+		storetest.Run(t, func(t *testing.T, name string) storetest.Store {
+			t.Helper()
+			if urls[name] == "" {
+				urls[name] = server.Database(t)
+			}
+			return open(t, urls[name])
+		})
 	})
 }
 
 func TestOpenRefuses(t *testing.T) {
 	for url, want := range map[string]bulkhead.Code{
-		"postgres://localhost/x": bulkhead.CodeUnsupported,
-		"sqlite:":                bulkhead.CodeInvalid,
-		"":                       bulkhead.CodeInvalid,
+		"mysql://localhost/x":             bulkhead.CodeInvalid,
+		"postgres://%zz":                  bulkhead.CodeInvalid,
+		"postgres:///x?host=/nonexistent": bulkhead.CodeUnavailable,
+		"sqlite:":                         bulkhead.CodeInvalid,
+		"":                                bulkhead.CodeInvalid,
 	} {
 		if _, err := store.Open(t.Context(), url, slog.New(slog.DiscardHandler)); bulkhead.CodeOf(err) != want {
 			t.Errorf("open %q: got %v, want %s", url, err, want)
@@ -58,7 +84,7 @@ func TestOpenRefuses(t *testing.T) {
 func TestFileIsPrivateAndNamedAsGiven(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new dir")
 	path := filepath.Join(dir, "a b?c#d%41.db")
-	s := open(t, path)
+	s := openOne(t, path)
 	defer func() { _ = s.Close() }()
 	if err := s.PutSandbox(t.Context(), storetest.Sandbox("i1", "acme")); err != nil {
 		t.Fatal(err)
@@ -82,7 +108,7 @@ func TestFileIsPrivateAndNamedAsGiven(t *testing.T) {
 }
 
 func TestEveryConnectionIsDurable(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "bulkhead.db"))
+	s := openOne(t, filepath.Join(t.TempDir(), "bulkhead.db"))
 	defer func() { _ = s.Close() }()
 	for name, db := range store.Pools(s) {
 		var mode string
@@ -98,7 +124,7 @@ func TestEveryConnectionIsDurable(t *testing.T) {
 
 // A statement that breaks in the middle of a group undoes that group, and only that.
 func TestBrokenWriteLeavesTheStoreUsable(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "bulkhead.db"))
+	s := openOne(t, filepath.Join(t.TempDir(), "bulkhead.db"))
 	defer func() { _ = s.Close() }()
 	secret, _, err := s.CreateKey(t.Context(), store.KeyRequest{Tenant: "acme"})
 	if err != nil {
@@ -123,7 +149,7 @@ func TestBrokenWriteLeavesTheStoreUsable(t *testing.T) {
 }
 
 func TestRunPrunesUntilItsContextEnds(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "bulkhead.db"))
+	s := openOne(t, filepath.Join(t.TempDir(), "bulkhead.db"))
 	defer func() { _ = s.Close() }()
 	for id, at := range map[string]time.Time{"iold": time.Now().Add(-2 * time.Hour), "inew": time.Now()} {
 		if err := s.PutSandbox(t.Context(), storetest.Sandbox(id, "acme")); err != nil {
@@ -159,7 +185,7 @@ func TestRunPrunesUntilItsContextEnds(t *testing.T) {
 func BenchmarkPutSandbox(b *testing.B) {
 	for _, writers := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
-			s := open(b, filepath.Join(b.TempDir(), "bulkhead.db"))
+			s := openOne(b, filepath.Join(b.TempDir(), "bulkhead.db"))
 			defer func() { _ = s.Close() }()
 			var n atomic.Int64
 			put := func() {
@@ -184,7 +210,7 @@ func BenchmarkPutSandbox(b *testing.B) {
 }
 
 func BenchmarkLookupKey(b *testing.B) {
-	s := open(b, filepath.Join(b.TempDir(), "bulkhead.db"))
+	s := openOne(b, filepath.Join(b.TempDir(), "bulkhead.db"))
 	defer func() { _ = s.Close() }()
 	secret, _, err := s.CreateKey(b.Context(), store.KeyRequest{Tenant: "acme"})
 	if err != nil {

@@ -250,7 +250,7 @@ func (n node) LookupKey(_ context.Context, hash [sha256.Size]byte) (store.Key, e
 // CreateKey makes a key.
 func (n node) CreateKey(_ context.Context, req store.KeyRequest) (string, store.Key, error) {
 	if len(req.Scopes) == 0 {
-		req.Scopes = []string{store.ScopeSandboxes}
+		req.Scopes = []string{store.ScopeRun}
 	}
 	secret := "e2b_" + hex.EncodeToString([]byte(rand.Text())[:20])
 	return secret, n.s.addKey(secret, req.Tenant, req.Name, req.Scopes...), nil

@@ -68,7 +68,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // start makes the control plane.
 func (s *Server) start() {
 	if s.Key != "" {
-		s.addKey(s.Key, "default", "test", "sandboxes", "admin")
+		s.addKey(s.Key, "default", "test", "run", "manage", "admin")
 	}
 	n := node{s}
 	control, err := api.New(api.Config{

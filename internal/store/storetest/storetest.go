@@ -29,9 +29,20 @@ type Store interface {
 	Ended(ctx context.Context, f bulkhead.Filter, latest time.Time, limit int) ([]bulkhead.Sandbox, error)
 	Prune(ctx context.Context, before time.Time) (int64, error)
 	CreateKey(ctx context.Context, req store.KeyRequest) (string, store.Key, error)
+	RotateKey(ctx context.Context, tenant, id string, grace time.Duration) (string, store.Key, error)
+	Key(ctx context.Context, tenant, id string) (store.Key, error)
 	LookupKey(ctx context.Context, hash [sha256.Size]byte) (store.Key, error)
 	RevokeKey(ctx context.Context, tenant, id string) error
 	ListKeys(ctx context.Context, tenant string) ([]store.Key, error)
+	Tenant(ctx context.Context, id string) (bulkhead.Tenant, error)
+	Tenants(ctx context.Context) ([]bulkhead.Tenant, error)
+	CreateTenant(ctx context.Context, t bulkhead.Tenant) (bulkhead.Tenant, error)
+	UpdateTenant(ctx context.Context, id string, change func(*bulkhead.Tenant) error) (bulkhead.Tenant, error)
+	DeleteTenant(ctx context.Context, id string, force bool) error
+	Tier(ctx context.Context, name string) (bulkhead.Tier, error)
+	Tiers(ctx context.Context) ([]bulkhead.Tier, error)
+	PutTier(ctx context.Context, t bulkhead.Tier) error
+	DeleteTier(ctx context.Context, name string) error
 	Close() error
 }
 
@@ -56,12 +67,20 @@ func Run(t *testing.T, open Open) {
 		{"Prune", testPrune},
 		{"Keys", testKeys},
 		{"KeyRefuses", testKeyRefuses},
+		{"Rotate", testRotate},
+		{"Tenants", testTenants},
+		{"TenantRefuses", testTenantRefuses},
+		{"DeleteTenant", testDeleteTenant},
+		{"Tiers", testTiers},
+		{"ConcurrentUpdates", testConcurrentUpdates},
+		{"CreateBesideDelete", testCreateBesideDelete},
 		{"ConcurrentWrites", testConcurrentWrites},
 		{"CancelledWrite", testCancelledWrite},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := open(t, c.name)
 			defer closeStore(t, s)
+			tenants(t, s)
 			c.test(t, s)
 		})
 	}
@@ -344,7 +363,7 @@ func testKeys(t *testing.T, s Store) {
 	if diff := cmp.Diff(k, got); diff != "" || err != nil {
 		t.Errorf("looked up (-want +got): %v\n%s", err, diff)
 	}
-	if !k.May(store.ScopeSandboxes) || k.May(store.ScopeAdmin) {
+	if !k.May(store.ScopeRun) || k.May(store.ScopeManage) || k.May(store.ScopeAdmin) {
 		t.Errorf("default scopes are %v", k.Scopes)
 	}
 	own := strings.Repeat("operator", 3)
@@ -352,7 +371,7 @@ func testKeys(t *testing.T, s Store) {
 	if err != nil || admin != own {
 		t.Fatalf("got %q, %v", admin, err)
 	}
-	if _, _, err := s.CreateKey(ctx, store.KeyRequest{Tenant: "x", Secret: admin}); bulkhead.CodeOf(err) != bulkhead.CodeConflict {
+	if _, _, err := s.CreateKey(ctx, store.KeyRequest{Tenant: "acme", Secret: admin}); bulkhead.CodeOf(err) != bulkhead.CodeConflict {
 		t.Errorf("the same secret again: got %v, want conflict", err)
 	}
 	if _, err := s.LookupKey(ctx, store.HashKey("e2b_0")); bulkhead.CodeOf(err) != bulkhead.CodeNotFound {
@@ -383,15 +402,20 @@ func testKeyRefuses(t *testing.T, s Store) {
 	t.Helper()
 	long := string(make([]byte, 129))
 	for name, req := range map[string]store.KeyRequest{
-		"no tenant":     {},
-		"long tenant":   {Tenant: long},
-		"long name":     {Tenant: "a", Name: long},
-		"short secret":  {Tenant: "a", Secret: "secret"},
-		"no such scope": {Tenant: "a", Scopes: []string{"root"}},
+		"no tenant":       {},
+		"a negative rate": {Tenant: "a", RequestsPerSecond: -1},
+		"a tiny rate":     {Tenant: "a", CreatesPerSecond: 1e-9},
+		"long tenant":     {Tenant: long},
+		"long name":       {Tenant: "a", Name: long},
+		"short secret":    {Tenant: "a", Secret: "secret"},
+		"no such scope":   {Tenant: "a", Scopes: []string{"root"}},
 	} {
 		if _, _, err := s.CreateKey(t.Context(), req); bulkhead.CodeOf(err) != bulkhead.CodeInvalid {
 			t.Errorf("%s: got %v, want invalid", name, err)
 		}
+	}
+	if _, _, err := s.CreateKey(t.Context(), store.KeyRequest{Tenant: "nobody"}); bulkhead.CodeOf(err) != bulkhead.CodeNotFound {
+		t.Errorf("a tenant that there is not: got %v, want not_found", err)
 	}
 }
 
@@ -434,6 +458,7 @@ func testCancelledWrite(t *testing.T, s Store) {
 func testReopen(t *testing.T, open Open) {
 	t.Helper()
 	s := open(t, "Reopen")
+	tenants(t, s)
 	want := Sandbox("ikept", "acme")
 	put(t, s, want)
 	secret, _, err := s.CreateKey(t.Context(), store.KeyRequest{Tenant: "acme"})
@@ -447,6 +472,16 @@ func testReopen(t *testing.T, open Open) {
 	check(t, s, want)
 	if _, err := s.LookupKey(t.Context(), store.HashKey(secret)); err != nil {
 		t.Errorf("key after reopening: %v", err)
+	}
+}
+
+// tenants makes those that the suite uses.
+func tenants(t *testing.T, s Store) {
+	t.Helper()
+	for _, id := range []string{"acme", "umbrella", "ops"} {
+		if _, err := s.CreateTenant(t.Context(), bulkhead.Tenant{ID: id, Tier: "basic"}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
