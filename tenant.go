@@ -1,6 +1,7 @@
 package bulkhead
 
 import (
+	"cmp"
 	"regexp"
 	"time"
 )
@@ -98,31 +99,15 @@ type Quota struct {
 // Or returns q with each zero field taken from d: a tenant's overrides over what
 // its tier has.
 func (q Quota) Or(d Quota) Quota {
-	if q.Sandboxes == 0 {
-		q.Sandboxes = d.Sandboxes
-	}
-	if q.CPU == 0 {
-		q.CPU = d.CPU
-	}
-	if q.MemoryMB == 0 {
-		q.MemoryMB = d.MemoryMB
-	}
-	if q.DiskMB == 0 {
-		q.DiskMB = d.DiskMB
-	}
+	q.Sandboxes = cmp.Or(q.Sandboxes, d.Sandboxes)
+	q.CPU = cmp.Or(q.CPU, d.CPU)
+	q.MemoryMB = cmp.Or(q.MemoryMB, d.MemoryMB)
+	q.DiskMB = cmp.Or(q.DiskMB, d.DiskMB)
+	q.TTLSeconds = cmp.Or(q.TTLSeconds, d.TTLSeconds)
+	q.CreatesPerSecond = cmp.Or(q.CreatesPerSecond, d.CreatesPerSecond)
+	q.CPUSecondsPerDay = cmp.Or(q.CPUSecondsPerDay, d.CPUSecondsPerDay)
+	q.GBHoursPerDay = cmp.Or(q.GBHoursPerDay, d.GBHoursPerDay)
 	q.Sandbox = q.Sandbox.Or(d.Sandbox)
-	if q.TTLSeconds == 0 {
-		q.TTLSeconds = d.TTLSeconds
-	}
-	if q.CreatesPerSecond == 0 {
-		q.CreatesPerSecond = d.CreatesPerSecond
-	}
-	if q.CPUSecondsPerDay == 0 {
-		q.CPUSecondsPerDay = d.CPUSecondsPerDay
-	}
-	if q.GBHoursPerDay == 0 {
-		q.GBHoursPerDay = d.GBHoursPerDay
-	}
 	return q
 }
 
