@@ -61,6 +61,8 @@ type Sandbox struct {
 	TrafficToken string `json:"-"`
 	// AllowInternet says whether the box reaches public addresses.
 	AllowInternet bool `json:"allowInternet"`
+	// Network says what else it reaches, and what not.
+	Network Network `json:"network,omitzero"`
 	// MaskHost, when set, replaces the Host header of requests to user ports;
 	// "${PORT}" in it stands for the port.
 	MaskHost string `json:"maskHost,omitempty"`
@@ -93,6 +95,8 @@ type CreateRequest struct {
 	PrivateTraffic bool
 	// AllowInternet opens public addresses to the box.
 	AllowInternet bool
+	// Network says what else it reaches, and what not.
+	Network Network
 	// MaskHost is as in [Sandbox].
 	MaskHost string
 }

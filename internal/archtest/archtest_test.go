@@ -24,6 +24,7 @@ var layers = map[string]int{
 	"internal/quota":         1,
 	"internal/script/engine": 1,
 	"internal/guest":         1,
+	"internal/resolver":      2,
 	"internal/simulate":      2,
 	"internal/pool":          2,
 	"internal/store":         2,

@@ -42,6 +42,7 @@ func (r *ruleset) chains(c *nftables.Conn) {
 	input := base("input", filter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
 	forward := base("forward", filter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
 	nat := base("nat", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+	redirect := base("redirect", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
 	refuse := c.AddChain(&nftables.Chain{Table: r.table, Name: "refuse"})
 	open := c.AddChain(&nftables.Chain{Table: r.table, Name: "open"})
 	fromBox := c.AddChain(&nftables.Chain{Table: r.table, Name: "from_box"})
@@ -53,8 +54,8 @@ func (r *ruleset) chains(c *nftables.Conn) {
 	notIn, notOut := linkIsNot(expr.MetaKeyIIFNAME, r.plan.name), linkIsNot(expr.MetaKeyOIFNAME, r.plan.name)
 	s := r.sets
 	v4 := equal(expr.MetaKeyNFPROTO, unix.NFPROTO_IPV4)
-	resolver := slices.Concat(v4, source(reg0), has(s.dns), dest(reg0), meta(expr.MetaKeyL4PROTO, reg4),
-		transportDest(reg8), has(s.resolvers))
+	service := slices.Concat(dest(reg0), meta(expr.MetaKeyL4PROTO, reg4), transportDest(reg8), has(s.resolvers))
+	resolver := slices.Concat(v4, source(reg0), has(s.dns), service)
 
 	// ICMP errors are rate-limited by the kernel, resets are not. Of the errors,
 	// "port unreachable" is the one that gVisor tells its UDP sockets.
@@ -69,6 +70,12 @@ func (r *ruleset) chains(c *nftables.Conn) {
 		has(s.slots), verdict(expr.VerdictAccept))
 	rule(guard, verdict(expr.VerdictDrop))
 
+	for _, proto := range []byte{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
+		forwarder := slices.Concat(equal(expr.MetaKeyL4PROTO, proto), portIs(r.forwarder))
+		rule(input, notIn, forwarder, verdict(expr.VerdictDrop))
+		rule(input, v4, forwarder, source(reg0), has(s.filtered), queriesOver(s.queries), verdict(expr.VerdictDrop))
+		rule(input, v4, forwarder, source(reg0), has(s.filtered), jump(open))
+	}
 	rule(input, notIn, verdict(expr.VerdictAccept))
 	rule(input, ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), ctReply(), verdict(expr.VerdictAccept))
 	rule(input, resolver, jump(open))
@@ -81,12 +88,16 @@ func (r *ruleset) chains(c *nftables.Conn) {
 
 	rule(fromBox, out, jump(refuse))
 	rule(fromBox, resolver, jump(open))
-	rule(fromBox, v4, dest(reg0), has(s.closed), jump(refuse))
+	rule(fromBox, v4, dest(reg0), has(s.closed), hasNot(s.opened), jump(refuse))
 	rule(fromBox, v4, source(reg0), dest(reg4), has(s.allow), jump(open))
+	rule(fromBox, v4, source(reg0), dest(reg4), has(s.pins), jump(open))
+	// What began while its address was open goes on; see Slot.SetEgress.
+	rule(fromBox, v4, source(reg0), has(s.filtered), ctState(expr.CtStateBitESTABLISHED), verdict(expr.VerdictAccept))
 	rule(fromBox, v4, source(reg0), dest(reg4), has(s.deny), jump(refuse))
 	rule(fromBox, v4, source(reg0), has(s.internet), jump(open))
 	rule(fromBox, jump(refuse))
 
+	rule(redirect, in, v4, source(reg0), has(s.filtered), service, redirectTo(r.forwarder))
 	rule(nat, v4, notOut, r.fromPrefix(), match{&expr.Masq{}})
 }
 
@@ -120,6 +131,43 @@ func transportDest(reg uint32) match {
 // has looks the key that begins in the first register up in a set.
 func has(s *nftables.Set) match {
 	return match{&expr.Lookup{SourceRegister: reg0, SetName: s.Name, SetID: s.ID}}
+}
+
+// hasNot matches when the key is not in the set.
+func hasNot(s *nftables.Set) match {
+	return match{&expr.Lookup{SourceRegister: reg0, SetName: s.Name, SetID: s.ID, Invert: true}}
+}
+
+// portIs matches the transport's destination port.
+func portIs(port uint16) match {
+	return slices.Concat(transportDest(reg0), match{
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg0, Data: binary.BigEndian.AppendUint16(nil, port)},
+	})
+}
+
+// redirectTo sends packets to a port of the host instead, at the address that
+// they came in by.
+func redirectTo(port uint16) match {
+	return match{
+		&expr.Immediate{Register: reg0, Data: binary.BigEndian.AppendUint16(nil, port)},
+		&expr.Redir{RegisterProtoMin: reg0},
+	}
+}
+
+// Packets with name queries that the host takes from one box.
+const (
+	queryPackets = 100 // a second
+	queryBurst   = 400
+)
+
+// queriesOver matches what the source in the first register sends beyond that.
+func queriesOver(s *nftables.Set) match {
+	return match{&expr.Dynset{
+		SrcRegKey: reg0, SetName: s.Name, SetID: s.ID, Operation: uint32(unix.NFT_DYNSET_OP_UPDATE),
+		Exprs: []expr.Any{&expr.Limit{
+			Type: expr.LimitTypePkts, Rate: queryPackets, Unit: expr.LimitTimeSecond, Burst: queryBurst, Over: true,
+		}},
+	}}
 }
 
 // ctState matches connections in one of the given states.

@@ -34,6 +34,10 @@ type Config struct {
 	// Deny are further prefixes that no box may reach, such as public addresses
 	// that the operator's own network uses.
 	Deny []netip.Prefix
+	// Open are private or special prefixes that are treated as public ones, so that
+	// boxes with [Egress.Internet] or a list that names them reach them. They open
+	// neither the host itself nor another box, and what Deny names stays closed.
+	Open []netip.Prefix
 	// MaxConns bounds the connections that one box may have open to the
 	// internet, so that it cannot fill the host's connection table. Default 4096.
 	MaxConns int
@@ -99,5 +103,24 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("netslot: Deny has %v; it must be an IPv4 prefix", p)
 		}
 	}
+	for _, p := range c.Open {
+		if !p.IsValid() || !p.Addr().Is4() {
+			return c, fmt.Errorf("netslot: Open has %v; it must be an IPv4 prefix", p)
+		}
+		for _, never := range neverOpen {
+			if p.Overlaps(netip.MustParsePrefix(never)) {
+				return c, fmt.Errorf("netslot: Open has %v, which overlaps %s; that cannot be opened", p, never)
+			}
+		}
+		for _, other := range append([]netip.Prefix{c.Prefix}, c.Deny...) {
+			if p.Overlaps(other) {
+				return c, fmt.Errorf("netslot: Open has %v, which overlaps %v; that cannot be opened", p, other)
+			}
+		}
+	}
 	return c, nil
 }
+
+// neverOpen are prefixes that no operator opens by prefix: the host's own, the
+// one where machines get their secrets, and what is no single machine's.
+var neverOpen = []string{"0.0.0.0/8", "127.0.0.0/8", "168.63.129.16/32", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4"}

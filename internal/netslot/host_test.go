@@ -173,7 +173,7 @@ func (l lab) checkClean(t testing.TB, cfg Config) {
 		}
 		return nil
 	}))
-	r := newRuleset(hostNS{ns: netns.None()}, plan{name: DefaultName, prefix: netip.MustParsePrefix("10.213.0.0/16")}, Config{})
+	r := newRuleset(hostNS{ns: netns.None()}, plan{name: DefaultName, prefix: netip.MustParsePrefix("10.213.0.0/16")}, Config{}, 0)
 	must(t, within(l.host, func() error {
 		ok, err := r.intact()
 		if ok {

@@ -8,7 +8,8 @@
 // an element of its sets, so that a change of policy is one small transaction.
 // From a box: nothing on the host itself but answers to connections that the
 // host opened; no other box; no private or special address; the public internet
-// only where [Egress] says so, then behind the host's address. Each box may only
+// only where [Egress] says so, by address or by name, then behind the host's
+// address. Each box may only
 // send from its own address, IPv4 only. To a box: whatever the host sends, and
 // answers to what the box asked. A refusal is an ICMP answer, so that a program
 // fails at once instead of hanging; a forged source address is dropped silently.
@@ -48,6 +49,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/bulkheadhq/bulkhead"
@@ -65,6 +67,7 @@ type Allocator struct {
 	nl    *netlink.Handle
 	rules *ruleset
 	lock  *os.File
+	names names
 	wake  chan struct{} // a nudge for Run, capacity 1
 
 	mu      sync.Mutex
@@ -127,7 +130,10 @@ func (a *Allocator) setUp() error {
 	if a.cfg.MTU == 0 {
 		a.cfg.MTU = a.uplinkMTU()
 	}
-	a.rules = newRuleset(a.host, a.plan, a.cfg)
+	if err := a.listen(); err != nil {
+		return err
+	}
+	a.rules = newRuleset(a.host, a.plan, a.cfg, a.names.port)
 	if err := a.rules.install(); err != nil {
 		return fmt.Errorf("install packet rules: %w", err)
 	}
@@ -138,8 +144,17 @@ func (a *Allocator) setUp() error {
 // second, all at once, and looks every two seconds whether
 // the rule table is still there and Docker's forward chain lets boxes through; it
 // restores both with all that the slots were allowed, as others' firewalls flush
-// what is not theirs. It returns nil when ctx ends.
+// what is not theirs. It answers the name queries of boxes with [Egress.Domains].
+// It returns nil when ctx ends.
 func (a *Allocator) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.resolve(ctx) })
+	g.Go(func() error { return a.tend(ctx) })
+	return g.Wait() //nolint:wrapcheck // wrapped where it happens
+}
+
+// tend is the part of [Allocator.Run] that looks after slots and rules.
+func (a *Allocator) tend(ctx context.Context) error {
 	look, cool := time.NewTicker(2*time.Second), time.NewTicker(250*time.Millisecond)
 	defer look.Stop()
 	defer cool.Stop()
@@ -389,6 +404,7 @@ func (a *Allocator) shut() error {
 	if a.nl != nil {
 		a.nl.Close()
 	}
+	a.names.close()
 	var errs []error
 	if a.rules != nil {
 		errs = append(errs, a.rules.close())

@@ -57,6 +57,16 @@ func (p plan) ofLink(link string) (int, bool) {
 	return p.parse(strings.TrimPrefix(rest, "i"))
 }
 
+// ofBox returns the index of the slot that a box's address belongs to.
+func (p plan) ofBox(addr netip.Addr) (int, bool) {
+	if !addr.Is4() || !p.prefix.Contains(addr) {
+		return 0, false
+	}
+	a, b := addr.As4(), p.prefix.Addr().As4()
+	off := binary.BigEndian.Uint32(a[:]) - binary.BigEndian.Uint32(b[:])
+	return int(off / 4), off%4 == 2
+}
+
 // ofFile returns the index of the slot that a namespace file belongs to.
 func (p plan) ofFile(name string) (int, bool) {
 	rest, ok := strings.CutPrefix(name, p.name+"-")

@@ -8,11 +8,14 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/bulkheadhq/bulkhead"
 )
 
 // Egress says what a box may reach. The zero value is nothing at all.
@@ -24,10 +27,17 @@ type Egress struct {
 	// Allow opens these prefixes, Deny closes them; where both hold, Allow wins.
 	// Neither opens anything private or special. IPv4, at most 64 of each.
 	Allow, Deny []netip.Prefix
+	// Domains opens the addresses that these names resolve to, and the resolution
+	// of these names alone, by the allocator's own forwarder; with it, DNS must be
+	// false. As in [bulkhead.Egress], at most 64.
+	Domains []string
 }
 
-// maxPrefixes bounds each list of an Egress.
-const maxPrefixes = 64
+// The bounds of an Egress.
+const (
+	maxPrefixes = bulkhead.MaxPrefixes
+	maxDomains  = bulkhead.MaxDomains
+)
 
 // check validates e and brings its lists into the form that the sets take:
 // masked, sorted, none inside another.
@@ -46,7 +56,18 @@ func (e Egress) check() (Egress, error) {
 		}
 		*list.p = distinct(*list.p)
 	}
+	if len(e.Domains) > maxDomains {
+		return e, fmt.Errorf("egress has %d domains; at most %d are possible", len(e.Domains), maxDomains)
+	}
+	if len(e.Domains) > 0 && (e.DNS || e.Internet) {
+		return e, errors.New("egress has domains beside DNS or Internet; where all is open, domains open nothing")
+	}
 	return e, nil
+}
+
+// nothing reports whether e opens nothing.
+func (e Egress) nothing() bool {
+	return !e.Internet && !e.DNS && len(e.Allow) == 0 && len(e.Domains) == 0
 }
 
 // distinct returns the prefixes masked and sorted, without those that another
@@ -89,10 +110,15 @@ type ruleset struct {
 	cfg   Config
 	table *nftables.Table
 	sets  sets
+	// closed is what is in the set of that name; forwarder is the port that answers
+	// the queries of boxes with domains.
+	closed    []netip.Prefix
+	forwarder uint16
 
 	mu    sync.Mutex
-	conn  *nftables.Conn // nil until needed and after an error
-	slots map[int]Egress // registered slots and what is open for them
+	conn  *nftables.Conn                   // nil until needed and after an error
+	slots map[int]Egress                   // registered slots and what is open for them
+	pins  map[int]map[netip.Addr]time.Time // addresses of names, open for a slot until then
 }
 
 // sets are the table's sets.
@@ -105,10 +131,17 @@ type sets struct {
 	allow     *nftables.Set // source and destination range, open
 	deny      *nftables.Set // source and destination range, closed
 	conns     *nftables.Set // connections counted by source, filled by the kernel
+	opened    *nftables.Set // destinations that the operator opens though they are special
+	filtered  *nftables.Set // sources that may resolve some names only
+	pins      *nftables.Set // source and destination, open for a while
+	queries   *nftables.Set // name queries counted by source, filled by the kernel
 }
 
 func (s sets) all() []*nftables.Set {
-	return []*nftables.Set{s.slots, s.closed, s.resolvers, s.dns, s.internet, s.allow, s.deny, s.conns}
+	return []*nftables.Set{
+		s.slots, s.closed, s.resolvers, s.dns, s.internet, s.allow, s.deny, s.conns,
+		s.opened, s.filtered, s.pins, s.queries,
+	}
 }
 
 // concat is the type of a key of several parts. The parts are constants of this
@@ -121,13 +154,16 @@ func concat(types ...nftables.SetDatatype) nftables.SetDatatype {
 	return t
 }
 
-func newRuleset(host hostNS, p plan, cfg Config) *ruleset {
+func newRuleset(host hostNS, p plan, cfg Config, forwarder uint16) *ruleset {
 	t := &nftables.Table{Name: p.name, Family: nftables.TableFamilyINet}
 	pair := concat(nftables.TypeIPAddr, nftables.TypeIPAddr)
 	set := func(name string, key nftables.SetDatatype) *nftables.Set {
 		return &nftables.Set{Table: t, Name: name, KeyType: key, KeyByteOrder: binaryutil.BigEndian}
 	}
-	r := &ruleset{host: host, plan: p, cfg: cfg, table: t, slots: map[int]Egress{}}
+	r := &ruleset{
+		host: host, plan: p, cfg: cfg, table: t, closed: closed(cfg.Deny), forwarder: forwarder,
+		slots: map[int]Egress{}, pins: map[int]map[netip.Addr]time.Time{},
+	}
 	r.sets = sets{
 		slots:     set("slots", concat(nftables.TypeIFName, nftables.TypeIPAddr)),
 		closed:    set("closed", nftables.TypeIPAddr),
@@ -137,16 +173,23 @@ func newRuleset(host hostNS, p plan, cfg Config) *ruleset {
 		allow:     set("allow", pair),
 		deny:      set("deny", pair),
 		conns:     set("conns", nftables.TypeIPAddr),
+		opened:    set("opened", nftables.TypeIPAddr),
+		filtered:  set("filtered", nftables.TypeIPAddr),
+		pins:      set("pins", pair),
+		queries:   set("queries", nftables.TypeIPAddr),
 	}
-	r.sets.slots.Concatenation, r.sets.resolvers.Concatenation = true, true
-	r.sets.closed.Interval = true
+	r.sets.slots.Concatenation, r.sets.resolvers.Concatenation, r.sets.pins.Concatenation = true, true, true
+	r.sets.closed.Interval, r.sets.opened.Interval = true, true
+	r.sets.pins.HasTimeout = true
 	for _, s := range []*nftables.Set{r.sets.allow, r.sets.deny} {
 		s.Concatenation, s.Interval = true, true
 	}
-	r.sets.conns.Dynamic = true
-	r.sets.conns.Size = uint32(p.size()) //nolint:gosec // at most 2^20
+	for _, s := range []*nftables.Set{r.sets.conns, r.sets.queries} {
+		s.Dynamic = true
+		s.Size = uint32(p.size()) //nolint:gosec // at most 2^20
+	}
 	for i, s := range r.sets.all() {
-		s.ID = uint32(i + 1) //nolint:gosec // eight
+		s.ID = uint32(i + 1) //nolint:gosec // a dozen
 	}
 	return r
 }
@@ -212,7 +255,10 @@ func (r *ruleset) install() error {
 			}
 		}
 		r.chains(c)
-		if err := add(c, r.sets.closed, intervals(closed(r.cfg.Deny))); err != nil {
+		if err := add(c, r.sets.closed, intervals(r.closed)); err != nil {
+			return err
+		}
+		if err := add(c, r.sets.opened, intervals(distinct(r.cfg.Open))); err != nil {
 			return err
 		}
 		if err := add(c, r.sets.resolvers, services(r.cfg.Resolvers)); err != nil {
@@ -247,6 +293,7 @@ func (r *ruleset) remove() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	clear(r.slots)
+	clear(r.pins)
 	err := r.transactLocked(func(c *nftables.Conn) error {
 		c.AddTable(r.table) // so that there is one to delete
 		c.DelTable(r.table)
@@ -285,31 +332,41 @@ func (r *ruleset) drop(ns []int) error {
 			d.egress(r, n, e)
 		}
 	}
+	for _, n := range ns {
+		if err := r.unpinLocked(n); err != nil {
+			return err
+		}
+	}
 	if err := r.commitLocked(d, nil); err != nil {
 		return fmt.Errorf("drop packet rules: %w", err)
 	}
 	for _, n := range ns {
 		delete(r.slots, n)
+		delete(r.pins, n)
 	}
 	return nil
 }
 
-// set changes what is open for slot n, to a checked Egress.
-func (r *ruleset) set(n int, e Egress) error {
+// set changes what is open for slot n, to a checked Egress, and reports whether
+// connections may be open that were allowed before and are not any more.
+func (r *ruleset) set(n int, e Egress) (stale bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old, ok := r.slots[n]
 	if !ok {
-		return fmt.Errorf("slot %d is not registered", n)
+		return false, fmt.Errorf("slot %d is not registered", n)
+	}
+	if err := r.unpinLocked(n); err != nil {
+		return false, err
 	}
 	del, add := delta{}, delta{}
 	del.egress(r, n, old)
 	add.egress(r, n, e)
 	if err := r.commitLocked(del, add); err != nil {
-		return err
+		return false, err
 	}
 	r.slots[n] = e
-	return nil
+	return !old.nothing(), nil
 }
 
 // commitLocked removes and adds elements in one transaction.
@@ -344,6 +401,9 @@ func (d delta) egress(r *ruleset, n int, e Egress) {
 	}
 	if e.DNS {
 		d.put(r.sets.dns, nftables.SetElement{Key: src})
+	}
+	if len(e.Domains) > 0 {
+		d.put(r.sets.filtered, nftables.SetElement{Key: src})
 	}
 	for _, p := range e.Allow {
 		d.put(r.sets.allow, pairRange(src, p))

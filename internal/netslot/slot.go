@@ -81,8 +81,11 @@ func (a *Allocator) prepare(n int) error {
 }
 
 // SetEgress replaces what the box may reach, in one transaction that holds for
-// the next packet, also of connections that are already open. A wrong list is an
-// error with [bulkhead.CodeInvalid].
+// the next packet, also of connections that are already open. Only a connection
+// to an address of an allowed name outlives the name's answer, until the next
+// SetEgress: then the host forgets all of the box's connections, which takes it
+// some 10 ms, and judges them anew. A wrong list is an error with
+// [bulkhead.CodeInvalid].
 func (s *Slot) SetEgress(e Egress) error {
 	e, err := e.check()
 	if err != nil {
@@ -90,7 +93,11 @@ func (s *Slot) SetEgress(e Egress) error {
 	}
 	return s.use(func() error {
 		s.talked = true
-		if err := s.a.rules.set(s.n, e); err != nil {
+		stale, err := s.a.rules.set(s.n, e)
+		if err == nil && stale {
+			err = s.a.forget([]cooling{{n: s.n, talked: true}})
+		}
+		if err != nil {
 			return opError(s.n, "set egress", err)
 		}
 		return nil
@@ -126,7 +133,7 @@ func (s *Slot) Release() error {
 	if closed {
 		return nil // Close or Detach has decided over it
 	}
-	if err := a.rules.set(s.n, Egress{}); err != nil {
+	if _, err := a.rules.set(s.n, Egress{}); err != nil {
 		_, gone := a.destroy(s.n)
 		return errors.Join(opError(s.n, "close egress", err), gone)
 	}
