@@ -41,7 +41,7 @@ func (c *Client) Create(ctx context.Context, req bulkhead.CreateRequest) (*Sandb
 	body := wireCreate{
 		Template: req.Template, TimeoutSeconds: seconds(cmp.Or(req.TTL, defaultTTL)), Limits: req.Limits,
 		Metadata: req.Metadata, Env: req.Env, Secure: req.Secure, PrivateTraffic: req.PrivateTraffic,
-		AllowInternet: req.AllowInternet, MaskHost: req.MaskHost,
+		AllowInternet: req.AllowInternet, Network: req.Network, MaskHost: req.MaskHost,
 	}
 	var w wireSandbox
 	if _, err := c.call(ctx, request{op: op, method: http.MethodPost, path: "/v1/sandboxes", body: body}, &w); err != nil {

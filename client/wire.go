@@ -39,6 +39,7 @@ type wireCreate struct {
 	Secure         bool              `json:"secure"`
 	PrivateTraffic bool              `json:"privateTraffic,omitempty"`
 	AllowInternet  bool              `json:"allowInternet"`
+	Network        bulkhead.Network  `json:"network,omitzero"`
 	MaskHost       string            `json:"maskHost,omitempty"`
 }
 

@@ -16,6 +16,7 @@
 //	                        snapshots
 //	   internal/store       tenants, keys, sandboxes, usage, audit: durable, on
 //	                        SQLite or PostgreSQL
+//	   internal/resolver    answers name queries of boxes that may reach some domains
 //	   internal/template    builds the images that boxes are made of
 //	   internal/simulate    replays arrivals against the policies of pools
 //	3  internal/driver/…    gvisor, runc and fake: one contract, driver/drivertest

@@ -189,7 +189,8 @@ func (s *server) openHost(ctx context.Context) error {
 		resolvers[i] = netip.AddrPortFrom(a, 53)
 	}
 	s.slots, err = netslot.New(netslot.Config{
-		Dir: filepath.Join(s.cfg.Run, "netns"), Prefix: s.cfg.Subnet.Masked(), Ready: 4, Resolvers: resolvers, Log: s.log,
+		Dir: filepath.Join(s.cfg.Run, "netns"), Prefix: s.cfg.Subnet.Masked(), Ready: 4, Resolvers: resolvers,
+		Open: s.cfg.OpenPrivate, Deny: s.cfg.DenyEgress, MaxConns: s.cfg.MaxConns, Log: s.log,
 	})
 	if err != nil {
 		return fmt.Errorf("open network slots: %w", err)
@@ -348,7 +349,7 @@ func (s *server) openEdges(ctx context.Context) error {
 		return fmt.Errorf("open scripts: %w", err)
 	}
 	control, err := api.New(api.Config{
-		Lifecycle: s.node, Lookup: s.node, Telemetry: s.node, Templates: apiTemplates{s.templates},
+		Lifecycle: s.node, Networks: s.node, Lookup: s.node, Telemetry: s.node, Templates: apiTemplates{s.templates},
 		History: s.store, Authenticator: s.store, Keys: s.store,
 		Domain: s.sdkDomain(), MaxTTL: s.cfg.MaxTTL, Registry: registry, Log: s.log,
 		Scripts: s.scripts.service.Handler(),

@@ -59,6 +59,13 @@ type Lifecycle interface {
 	SetDeadline(ctx context.Context, tenant, id string, at time.Time, extendOnly bool) (bulkhead.Sandbox, error)
 }
 
+// Networks changes what sandboxes may reach outside.
+type Networks interface {
+	// SetNetwork replaces it. It returns when the change is in force and durable.
+	// Codes: invalid, not_found.
+	SetNetwork(ctx context.Context, tenant, id string, internet bool, n bulkhead.Network) (bulkhead.Sandbox, error)
+}
+
 // Lookup finds sandboxes that have not ended. An empty tenant means any.
 type Lookup interface {
 	// Get returns one sandbox. Code: not_found, also for ended ones.
@@ -112,8 +119,9 @@ type Keys interface {
 
 // Config is what a [Server] needs. Fields without a default must be set.
 type Config struct {
-	// Lifecycle, Lookup and Telemetry are the node, or the fleet.
+	// Lifecycle, Networks, Lookup and Telemetry are the node, or the fleet.
 	Lifecycle Lifecycle
+	Networks  Networks
 	Lookup    Lookup
 	Telemetry Telemetry
 	// Templates are those that sandboxes can be made from.
@@ -213,6 +221,7 @@ func (s *Server) routes() {
 	s.handle("GET /sandboxes/{id}", use, s.get)
 	s.handle("DELETE /sandboxes/{id}", use, s.kill)
 	s.handle("POST /sandboxes/{id}/timeout", use, s.setTimeout)
+	s.handle("PUT /sandboxes/{id}/network", use, s.setNetwork)
 	s.handle("POST /sandboxes/{id}/refreshes", use, s.refresh)
 	s.handle("GET /sandboxes/{id}/metrics", use, s.metricsOfOne)
 	s.handle("GET /sandboxes/{id}/logs", use, s.logsV1)

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -40,54 +39,6 @@ type newSandbox struct {
 	IAM          struct {
 		Tokens map[string]json.RawMessage `json:"tokens"`
 	} `json:"iam"`
-}
-
-// network is E2B's wish about traffic in and out. Here, unlike elsewhere, a field
-// that is not known is no fit thing to ignore: the next one may close something.
-type network struct {
-	networkFields
-	unknown []string // fields that ask for something, sorted
-}
-
-// networkFields are those that are known.
-type networkFields struct {
-	AllowOut           []string                   `json:"allowOut"`
-	DenyOut            []string                   `json:"denyOut"`
-	Rules              map[string]json.RawMessage `json:"rules"`
-	EgressProxy        json.RawMessage            `json:"egressProxy"`
-	HTTPSPorts         []int64                    `json:"httpsPorts"`
-	DNSServers         []string                   `json:"dnsServers"`
-	AllowPublicTraffic *bool                      `json:"allowPublicTraffic"`
-	MaskRequestHost    string                     `json:"maskRequestHost"`
-}
-
-// knownNetwork are the names of [networkFields].
-var knownNetwork = []string{
-	"allowOut", "denyOut", "rules", "egressProxy", "httpsPorts", "dnsServers", "allowPublicTraffic", "maskRequestHost",
-}
-
-// UnmarshalJSON implements [json.Unmarshaler].
-func (n *network) UnmarshalJSON(b []byte) error {
-	var all map[string]json.RawMessage
-	err := json.Unmarshal(b, &n.networkFields)
-	if err == nil {
-		err = json.Unmarshal(b, &all)
-	}
-	if kind, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		kind.Field = strings.TrimSuffix("network."+kind.Field, ".")
-	}
-	for name, value := range all {
-		if !slices.ContainsFunc(knownNetwork, func(known string) bool { return strings.EqualFold(known, name) }) && !empty(value) {
-			n.unknown = append(n.unknown, name)
-		}
-	}
-	slices.Sort(n.unknown)
-	return err
-}
-
-// empty reports whether a JSON value asks for nothing.
-func empty(value json.RawMessage) bool {
-	return len(value) == 0 || slices.Contains([]string{"null", "false", "0", `""`, "[]", "{}"}, string(value))
 }
 
 // createV1 serves POST /sandboxes.
@@ -152,17 +103,20 @@ func (s *Server) createRequest(b newSandbox, timeout int64) (bulkhead.CreateRequ
 	if private && !b.Secure {
 		return none, bulkhead.Errorf(bulkhead.CodeInvalid, "network.allowPublicTraffic is false, which needs secure to be true")
 	}
+	internet, outbound, err := b.Network.outbound(b.AllowInternet)
+	if err != nil {
+		return none, err
+	}
 	return bulkhead.CreateRequest{
 		Template: b.TemplateID, TTL: ttl, Metadata: b.Metadata, Env: b.EnvVars,
 		Secure: b.Secure, PrivateTraffic: private, MaskHost: b.Network.MaskRequestHost,
-		AllowInternet: (b.AllowInternet == nil || *b.AllowInternet) && len(b.Network.DenyOut) == 0,
+		AllowInternet: internet, Network: outbound,
 	}, nil
 }
 
 // refuse names the first option that asks for something this server has not.
 // Values that ask for nothing pass: false, null, empty.
 func (b newSandbox) refuse() error {
-	n := b.Network
 	for _, o := range []struct {
 		field string
 		asked bool
@@ -173,27 +127,13 @@ func (b newSandbox) refuse() error {
 		{"volumeMounts", len(b.VolumeMounts) > 0, "volumes"},
 		{"mcp", len(b.MCP) > 0, "MCP servers in the sandbox"},
 		{"iam.tokens", len(b.IAM.Tokens) > 0, "workload identity"},
-		{"network.rules", len(n.Rules) > 0, "header rules for outbound requests"},
-		{"network.egressProxy", !empty(n.EgressProxy), "an outbound proxy"},
-		{"network.dnsServers", len(n.DNSServers) > 0, "lists of allowed DNS servers"},
-		{"network.httpsPorts", len(n.HTTPSPorts) > 0, "TLS between the proxy and the sandbox"},
-		{"network.allowOut", len(n.AllowOut) > 0, "lists of allowed destinations"},
-		{"network.denyOut", len(n.DenyOut) > 0 && !deniesAll(n.DenyOut), "lists of denied destinations other than 0.0.0.0/0"},
+		{"network.httpsPorts", len(b.Network.HTTPSPorts) > 0, "TLS between the proxy and the sandbox"},
 	} {
 		if o.asked {
 			return missing(o.field+" is set", o.why)
 		}
 	}
-	if len(n.unknown) > 0 {
-		return missing("network."+n.unknown[0]+" is set", "that option")
-	}
-	return nil
-}
-
-// deniesAll reports whether a denyOut list is the one that closes the internet.
-func deniesAll(denied []string) bool {
-	return slices.Contains(denied, "0.0.0.0/0") &&
-		!slices.ContainsFunc(denied, func(d string) bool { return d != "0.0.0.0/0" && d != "::/0" })
+	return b.Network.refuse()
 }
 
 // missing is the answer to a request for what is not there.

@@ -34,7 +34,24 @@ func TestCreateBothGenerations(t *testing.T) {
 		},
 		{
 			"POST /v2/sandboxes", `{"templateID":"base","network":{"denyOut":["0.0.0.0/0"],"allowPublicTraffic":false,"maskRequestHost":"localhost:${PORT}"}}`,
-			bulkhead.CreateRequest{TTL: 300 * time.Second, Secure: true, PrivateTraffic: true, MaskHost: "localhost:${PORT}"},
+			bulkhead.CreateRequest{
+				TTL: 300 * time.Second, Secure: true, PrivateTraffic: true, MaskHost: "localhost:${PORT}",
+				Network: bulkhead.Network{DenyOut: []string{"0.0.0.0/0"}},
+			},
+		},
+		{
+			"POST /v2/sandboxes", `{"templateID":"base","network":{"allowOut":["1.1.1.1","*.example.com"],"denyOut":["0.0.0.0/0"]}}`,
+			bulkhead.CreateRequest{
+				TTL: 300 * time.Second, Secure: true,
+				Network: bulkhead.Network{AllowOut: []string{"1.1.1.1", "*.example.com"}, DenyOut: []string{"0.0.0.0/0"}},
+			},
+		},
+		{
+			"POST /v2/sandboxes", `{"templateID":"base","network":{"denyOut":["9.9.9.0/24","::/0"]}}`,
+			bulkhead.CreateRequest{
+				TTL: 300 * time.Second, Secure: true, AllowInternet: true,
+				Network: bulkhead.Network{DenyOut: []string{"9.9.9.0/24", "::/0"}},
+			},
 		},
 		{ // all that asks for nothing, and fields of a later SDK
 			"POST /v2/sandboxes", `{"templateID":"base","timeout":86400,"autoPause":false,"autoPauseMemory":true,"autoResume":{"enabled":false},
@@ -112,10 +129,9 @@ func TestCreateRefuses(t *testing.T) {
 		{`{"templateID":"base","network":{"rules":{"a.b":[]}}}`, 501, "network.rules"},
 		{`{"templateID":"base","network":{"egressProxy":{"address":"a:1"}}}`, 501, "network.egressProxy"},
 		{`{"templateID":"base","network":{"httpsPorts":[443]}}`, 501, "network.httpsPorts"},
-		{`{"templateID":"base","network":{"allowOut":["1.1.1.1"]}}`, 501, "network.allowOut"},
-		{`{"templateID":"base","network":{"denyOut":["1.1.1.1"]}}`, 501, "network.denyOut"},
-		{`{"templateID":"base","network":{"denyOut":["0.0.0.0/0","1.1.1.1"]}}`, 501, "network.denyOut"},
-		{`{"templateID":"base","network":{"denyOut":["::/0"]}}`, 501, "network.denyOut"},
+		{`{"templateID":"base","network":{"allowOut":["1.1.1"]}}`, 400, `network.allowOut has "1.1.1"`},
+		{`{"templateID":"base","network":{"denyOut":["example.com"]}}`, 400, `network.denyOut has "example.com"`},
+		{`{"templateID":"base","network":{"allowOut":["example.com"]}}`, 400, `needs "0.0.0.0/0" in network.denyOut`},
 		{`{"templateID":"base","network":{"dnsServers":["1.1.1.1"]}}`, 501, "network.dnsServers"},
 		{`{"templateID":"base","network":{"later":true,"ALLOWOUT":[]}}`, 501, "network.later is set"},
 		{`{"templateID":"base","network":{"allowOut":7}}`, 400, "network.allowOut: got number, want array"},

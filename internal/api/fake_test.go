@@ -101,7 +101,7 @@ func (n *node) Create(ctx context.Context, req bulkhead.CreateRequest) (bulkhead
 		ID: fmt.Sprintf("i%020d", n.made), Tenant: req.Tenant, TemplateID: t.ID, Template: t.Name,
 		TemplateDigest: t.Digest, State: bulkhead.StateRunning, StartedAt: n.now().UTC(),
 		EndAt: n.now().Add(req.TTL).UTC(), Limits: req.Limits.Or(t.Defaults), Metadata: req.Metadata,
-		Env: req.Env, AllowInternet: req.AllowInternet, MaskHost: req.MaskHost, EnvdVersion: boxrpc.EnvdVersion,
+		Env: req.Env, AllowInternet: req.AllowInternet, Network: req.Network, MaskHost: req.MaskHost, EnvdVersion: boxrpc.EnvdVersion,
 	}
 	if req.Secure {
 		sb.EnvdToken = "envd-" + sb.ID
@@ -127,6 +127,20 @@ func (n *node) Kill(_ context.Context, tenant, id string) error {
 	}
 	n.endLocked(id, bulkhead.CauseKilled)
 	return nil
+}
+
+func (n *node) SetNetwork(_ context.Context, tenant, id string, internet bool, network bulkhead.Network) (bulkhead.Sandbox, error) {
+	unlock, err := n.enter("SetNetwork")
+	defer unlock()
+	if err != nil {
+		return bulkhead.Sandbox{}, err
+	}
+	sb, err := n.findLocked(tenant, id)
+	if err != nil {
+		return bulkhead.Sandbox{}, err
+	}
+	sb.AllowInternet, sb.Network = internet, network
+	return *sb, nil
 }
 
 func (n *node) SetDeadline(_ context.Context, tenant, id string, at time.Time, extendOnly bool) (bulkhead.Sandbox, error) {
@@ -306,7 +320,7 @@ func newBench(tb testing.TB, change ...func(*api.Config)) *bench {
 		}
 	}
 	cfg := api.Config{
-		Lifecycle: b.node, Lookup: b.node, Telemetry: b.node, Templates: templates{b.node},
+		Lifecycle: b.node, Networks: b.node, Lookup: b.node, Telemetry: b.node, Templates: templates{b.node},
 		History: st, Authenticator: st, Keys: st, Domain: "e2b.test:38443", Registry: prometheus.NewRegistry(),
 		Log: slog.New(slog.NewTextHandler(&lockedWriter{w: b.log}, nil)), Now: clock.now,
 	}

@@ -23,6 +23,7 @@ type ownRequest struct {
 	Secure         *bool             `json:"secure"`         // true unless false
 	PrivateTraffic bool              `json:"privateTraffic"` // needs secure
 	AllowInternet  *bool             `json:"allowInternet"`  // true unless false
+	Network        bulkhead.Network  `json:"network"`
 	MaskHost       string            `json:"maskHost"`
 }
 
@@ -66,6 +67,12 @@ func (s *Server) ownCreate(w http.ResponseWriter, r *http.Request, c caller) err
 			return check
 		}
 	}
+	internet, outbound, err := network{networkFields: networkFields{
+		AllowOut: body.Network.AllowOut, DenyOut: body.Network.DenyOut,
+	}}.outbound(body.AllowInternet)
+	if err != nil {
+		return err
+	}
 	secure := body.Secure == nil || *body.Secure
 	if body.PrivateTraffic && !secure {
 		return bulkhead.Errorf(bulkhead.CodeInvalid, "privateTraffic is true, which needs secure to be true")
@@ -73,7 +80,7 @@ func (s *Server) ownCreate(w http.ResponseWriter, r *http.Request, c caller) err
 	sb, err := s.cfg.Lifecycle.Create(r.Context(), bulkhead.CreateRequest{
 		Tenant: c.Tenant, Template: body.Template, TTL: ttl, Limits: body.Limits, Metadata: body.Metadata,
 		Env: body.Env, Secure: secure, PrivateTraffic: body.PrivateTraffic,
-		AllowInternet: body.AllowInternet == nil || *body.AllowInternet, MaskHost: body.MaskHost,
+		AllowInternet: internet, Network: outbound, MaskHost: body.MaskHost,
 	})
 	if err != nil {
 		return err

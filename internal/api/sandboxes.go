@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
@@ -220,6 +221,7 @@ type sandboxDetail struct {
 
 // networkDetail is the part of E2B's network that is in force.
 type networkDetail struct {
+	AllowOut           []string `json:"allowOut,omitempty"`
 	DenyOut            []string `json:"denyOut,omitempty"`
 	AllowPublicTraffic bool     `json:"allowPublicTraffic"`
 	MaskRequestHost    string   `json:"maskRequestHost,omitempty"`
@@ -253,11 +255,14 @@ func (s *Server) get(w http.ResponseWriter, r *http.Request, c caller) error {
 	d := sandboxDetail{
 		listedSandbox: listed(sb), Domain: orNull(s.cfg.Domain), EnvdAccessToken: sb.EnvdToken,
 		AllowInternetAccess: sb.AllowInternet,
-		Network:             networkDetail{AllowPublicTraffic: sb.TrafficToken == "", MaskRequestHost: sb.MaskHost},
-		Lifecycle:           lifecycle{OnTimeout: "kill"},
+		Network: networkDetail{
+			AllowOut: sb.Network.AllowOut, DenyOut: sb.Network.DenyOut,
+			AllowPublicTraffic: sb.TrafficToken == "", MaskRequestHost: sb.MaskHost,
+		},
+		Lifecycle: lifecycle{OnTimeout: "kill"},
 	}
-	if !sb.AllowInternet {
-		d.Network.DenyOut = []string{"0.0.0.0/0"}
+	if !sb.AllowInternet && !slices.Contains(sb.Network.DenyOut, bulkhead.AllTraffic) {
+		d.Network.DenyOut = append([]string{bulkhead.AllTraffic}, sb.Network.DenyOut...)
 	}
 	writeJSON(w, http.StatusOK, d)
 	return nil

@@ -17,7 +17,7 @@ func TestHonestAboutWhatIsMissing(t *testing.T) {
 	b := newBench(t)
 	for _, route := range []string{
 		"POST /sandboxes/i1/pause", "POST /sandboxes/i1/snapshots", "GET /snapshots", "POST /sandboxes/i1/fork",
-		"PUT /sandboxes/i1/network", "POST /v3/templates", "POST /v2/templates/t/builds/b", "GET /templates/t/builds/b/status",
+		"POST /v3/templates", "POST /v2/templates/t/builds/b", "GET /templates/t/builds/b/status",
 		"GET /templates/t/files/0a", "DELETE /templates/t", "POST /templates/tags", "GET /templates/t/tags", "GET /templates/t/tags/count", "PATCH /v2/templates/t",
 		"GET /volumes", "POST /volumes", "PUT /volumecontent/v/file", "POST /secrets", "GET /teams/t/metrics", "GET /api-keys/",
 	} {

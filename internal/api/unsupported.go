@@ -9,7 +9,6 @@ var unsupported = map[string]string{
 	"POST /sandboxes/{id}/snapshots": "snapshots of sandboxes",
 	"GET /snapshots":                 "snapshots of sandboxes",
 	"POST /sandboxes/{id}/fork":      "forks of sandboxes",
-	"PUT /sandboxes/{id}/network":    "changes to the network of a running sandbox",
 
 	"POST /v3/templates":                        "template builds through the API",
 	"POST /v2/templates":                        "template builds through the API",

@@ -47,6 +47,10 @@ type Config struct {
 	Subnet netip.Prefix `name:"subnet" env:"BULKHEAD_SUBNET" default:"10.213.0.0/16" help:"Private network for sandboxes; 4 addresses each."`
 	// Nameservers are what boxes resolve names with.
 	Nameservers []netip.Addr `name:"nameserver" env:"BULKHEAD_NAMESERVERS" help:"Name servers for sandboxes; those of the host's resolv.conf if empty."`
+	// OpenPrivate, DenyEgress and MaxConns bound what boxes reach.
+	OpenPrivate []netip.Prefix `name:"open-private" env:"BULKHEAD_OPEN_PRIVATE" help:"Private prefixes that sandboxes may reach as if they were public; the rest is closed to them, whatever they ask for."`
+	DenyEgress  []netip.Prefix `name:"deny-egress" env:"BULKHEAD_DENY_EGRESS" help:"Public prefixes that no sandbox reaches."`
+	MaxConns    int            `name:"max-connections" env:"BULKHEAD_MAX_CONNECTIONS" default:"4096" help:"Connections that one sandbox may have open to the outside; 1 to 1048576."`
 
 	// MaxSandboxes, MaxTTL and the reserves bound what the node takes on.
 	MaxSandboxes  int           `name:"max-sandboxes" env:"BULKHEAD_MAX_SANDBOXES" default:"500" help:"Sandboxes that may live at once; 1 to 4000."`
@@ -109,6 +113,8 @@ func (c *Config) Validate() error {
 		return invalid("--tls-cert and --tls-key go together; one of them is empty")
 	case !c.Subnet.Addr().Is4() || !c.Subnet.Addr().IsPrivate() || c.Subnet.Bits() > 24:
 		return invalid("--subnet is %s; it must be a private IPv4 network of /24 or larger", c.Subnet)
+	case c.MaxConns < 1 || c.MaxConns > 1<<20:
+		return invalid("--max-connections is %d; it must be between 1 and %d", c.MaxConns, 1<<20)
 	case c.RefillParallel < 0 || c.RefillParallel > 64:
 		return invalid("--refill-parallel is %d; it must be between 0 and 64", c.RefillParallel)
 	}

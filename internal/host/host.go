@@ -145,7 +145,7 @@ func (p *part) Netns() string { return p.slot.Path() }
 func (p *part) Addr() netip.Addr { return p.slot.Addr() }
 
 // Bind puts limits and egress in force, those limits only that change.
-func (p *part) Bind(_ context.Context, l bulkhead.Limits, internet bool) error {
+func (p *part) Bind(_ context.Context, l bulkhead.Limits, e bulkhead.Egress) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if l.CPU != p.limits.CPU || l.MemoryMB != p.limits.MemoryMB || l.Pids != p.limits.Pids {
@@ -159,7 +159,9 @@ func (p *part) Bind(_ context.Context, l bulkhead.Limits, internet bool) error {
 		}
 	}
 	p.limits = l
-	if err := p.slot.SetEgress(netslot.Egress{Internet: internet, DNS: internet}); err != nil {
+	if err := p.slot.SetEgress(netslot.Egress{
+		Internet: e.Internet, DNS: e.Internet, Allow: e.Allow, Deny: e.Deny, Domains: e.Domains,
+	}); err != nil {
 		return fmt.Errorf("set egress: %w", err)
 	}
 	return nil

@@ -35,6 +35,9 @@ func (n *Node) Create(ctx context.Context, req bulkhead.CreateRequest) (_ bulkhe
 	if err := req.Limits.Validate(); err != nil {
 		return bulkhead.Sandbox{}, err
 	}
+	if _, err := req.Network.Egress(req.AllowInternet); err != nil {
+		return bulkhead.Sandbox{}, err
+	}
 	if req.TTL <= 0 {
 		return bulkhead.Sandbox{}, bulkhead.Errorf(bulkhead.CodeInvalid, "timeout is %s; it must be greater than 0", req.TTL)
 	}
@@ -119,7 +122,7 @@ func sandbox(req bulkhead.CreateRequest, t bulkhead.Template, limits bulkhead.Li
 	sb := bulkhead.Sandbox{
 		ID: newID(), Tenant: req.Tenant, TemplateID: t.ID, Template: t.Name, TemplateDigest: t.Digest,
 		State: bulkhead.StateRunning, StartedAt: now, EndAt: now.Add(req.TTL), Limits: limits,
-		Metadata: req.Metadata, Env: req.Env, AllowInternet: req.AllowInternet, MaskHost: req.MaskHost,
+		Metadata: req.Metadata, Env: req.Env, AllowInternet: req.AllowInternet, Network: req.Network, MaskHost: req.MaskHost,
 		EnvdVersion: boxrpc.EnvdVersion, Address: box.Part.Addr().String(), Box: box.ID,
 	}
 	if req.Secure {
@@ -140,7 +143,11 @@ func newID() string { return "i" + strings.ToLower(rand.Text())[:20] }
 // store at once.
 func (n *Node) bind(ctx context.Context, l *lease, req bulkhead.CreateRequest, t bulkhead.Template) error {
 	sb := l.sb
-	if err := l.box.Part.Bind(ctx, sb.Limits, sb.AllowInternet); err != nil {
+	egress, err := sb.Network.Egress(sb.AllowInternet)
+	if err != nil {
+		return err
+	}
+	if err := l.box.Part.Bind(ctx, sb.Limits, egress); err != nil {
 		return fmt.Errorf("bind limits: %w", err)
 	}
 	g, ctx := errgroup.WithContext(ctx)

@@ -79,7 +79,15 @@ func (n *Node) revive(ctx context.Context, sb bulkhead.Sandbox) (*pool.Box, bulk
 	if err != nil {
 		return nil, bulkhead.End{}, err
 	}
-	if alive, err := n.cfg.Pool.Alive(ctx, sb.Box); err != nil || alive {
+	alive, err := n.cfg.Pool.Alive(ctx, sb.Box)
+	if err != nil {
+		return nil, bulkhead.End{}, err
+	}
+	if alive { // its limits and its egress are those of its row from now on
+		egress, err := sb.Network.Egress(sb.AllowInternet)
+		if err == nil {
+			err = box.Part.Bind(ctx, sb.Limits, egress)
+		}
 		return box, bulkhead.End{}, err
 	}
 	end := n.autopsy(box)

@@ -29,7 +29,7 @@ type Part interface {
 	Netns() string
 	Addr() netip.Addr
 	// Bind puts limits and egress in force, within a millisecond.
-	Bind(ctx context.Context, l bulkhead.Limits, internet bool) error
+	Bind(ctx context.Context, l bulkhead.Limits, e bulkhead.Egress) error
 	// Usage measures the box.
 	Usage() (Usage, error)
 	// Release ends every process that is left in the box and returns the parts. It

@@ -143,7 +143,7 @@ func migrate(ctx context.Context, dialect goose.Dialect, db *sql.DB, log *slog.L
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)
 	}
-	p, err := goose.NewProvider(dialect, db, files)
+	p, err := goose.NewProvider(dialect, db, files, goose.WithAllowOutofOrder(true))
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)
 	}

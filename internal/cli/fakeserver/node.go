@@ -70,7 +70,7 @@ func (n node) Create(_ context.Context, req bulkhead.CreateRequest) (bulkhead.Sa
 		ID: fmt.Sprintf("i%020d", len(n.s.sandboxes)+1), Tenant: req.Tenant, TemplateID: templateID(req.Template),
 		Template: req.Template, TemplateDigest: "sha256:" + strings.Repeat("0", 64), State: bulkhead.StateRunning,
 		StartedAt: now, EndAt: now.Add(req.TTL), Limits: req.Limits.Or(bulkhead.DefaultLimits()),
-		Metadata: req.Metadata, Env: req.Env, AllowInternet: req.AllowInternet, MaskHost: req.MaskHost,
+		Metadata: req.Metadata, Env: req.Env, AllowInternet: req.AllowInternet, Network: req.Network, MaskHost: req.MaskHost,
 		EnvdVersion: boxrpc.EnvdVersion,
 	}
 	if req.Secure {

@@ -65,9 +65,12 @@ func (p *Parts) Acquire(context.Context, bulkhead.Limits) (pool.Part, error) {
 	return part, nil
 }
 
-// Adopt returns the parts of a box that exists.
+// Adopt returns the parts of a box that exists, with its egress closed.
 func (p *Parts) Adopt(_ context.Context, box string) (pool.Part, error) {
 	if part := p.Part(box); part != nil {
+		part.mu.Lock()
+		part.egress = bulkhead.Egress{}
+		part.mu.Unlock()
 		return part, nil
 	}
 	return nil, bulkhead.Errorf(bulkhead.CodeNotFound, "box %q has no parts", box)
@@ -93,6 +96,7 @@ type Part struct {
 	mu     sync.Mutex
 	usage  pool.Usage
 	limits bulkhead.Limits
+	egress bulkhead.Egress
 }
 
 // Box returns the box's name.
@@ -104,14 +108,14 @@ func (p *Part) Netns() string { return "/nonexistent/" + p.box }
 // Addr returns the loopback address.
 func (p *Part) Addr() netip.Addr { return netip.AddrFrom4([4]byte{127, 0, 0, 1}) }
 
-// Bind keeps the limits.
-func (p *Part) Bind(_ context.Context, l bulkhead.Limits, _ bool) error {
+// Bind keeps limits and egress.
+func (p *Part) Bind(_ context.Context, l bulkhead.Limits, e bulkhead.Egress) error {
 	if err := p.parts.planned("Bind"); err != nil {
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.limits = l
+	p.limits, p.egress = l, e
 	return nil
 }
 
@@ -120,6 +124,13 @@ func (p *Part) Bound() bulkhead.Limits {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.limits
+}
+
+// Egress returns what the box may reach.
+func (p *Part) Egress() bulkhead.Egress {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.egress
 }
 
 // Use makes Usage return u from now on.

@@ -106,6 +106,7 @@ func Sandbox(id, tenant string) bulkhead.Sandbox {
 		Metadata:  map[string]string{"user": "ada", "schl\u00fcssel": "a'b\"c\u2028d", "empty": ""},
 		Env:       map[string]string{"A": "1"},
 		EnvdToken: "et", TrafficToken: "tt", AllowInternet: true, MaskHost: "localhost:${PORT}",
+		Network:     bulkhead.Network{AllowOut: []string{"*.example.com"}, DenyOut: []string{bulkhead.AllTraffic}},
 		EnvdVersion: "0.6.4", Address: "10.0.0.2", Box: "box-1",
 	}
 }
@@ -118,6 +119,7 @@ func testRoundTrip(t *testing.T, s Store) {
 	check(t, s, want)
 
 	want.State, want.EndAt, want.AllowInternet = bulkhead.StateRunning, epoch.Add(time.Hour), false
+	want.Network = bulkhead.Network{}
 	want.Metadata, want.Env, want.Address, want.EnvdToken, want.Box = nil, nil, "10.0.0.3", "other", "box-2"
 	put(t, s, want)
 	check(t, s, want)
