@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/bulkheadhq/bulkhead"
 )
@@ -17,7 +18,8 @@ const groupSize = 128
 var errClosed = errors.New("store is closed")
 
 // op is one write. An error that is a *bulkhead.Error refuses this write alone
-// and means that it changed nothing; any other error undoes the whole group.
+// and means that it changed nothing; any other error undoes the whole group, whose
+// other writes are then done again.
 type op func(ctx context.Context, tx *sql.Tx) error
 
 // write is an op that waits for its group.
@@ -76,11 +78,17 @@ func (g *group) next() []*write {
 	return batch
 }
 
-// runBatch writes a batch in one transaction and tells each write how it went.
+// runBatch writes a batch in one transaction and tells each write how it went. When
+// a statement breaks, each write gets a transaction of its own, so that it breaks
+// for its own only.
 func (g *group) runBatch(batch []*write) {
-	// One caller's cancel must not undo the others' writes. SQLite's busy timeout
-	// bounds the wait for a lock.
-	err := g.transact(context.WithoutCancel(batch[0].ctx), batch)
+	err := g.transact(batch)
+	if broken, ok := errors.AsType[*brokenError](err); ok && len(batch) > 1 && !unreachable(broken.err) {
+		for _, w := range batch {
+			g.runBatch([]*write{w})
+		}
+		return
+	}
 	for _, w := range batch {
 		if w.err == nil {
 			w.err = fault(err)
@@ -89,24 +97,54 @@ func (g *group) runBatch(batch []*write) {
 	}
 }
 
-func (g *group) transact(ctx context.Context, batch []*write) error {
+// brokenError is that a write's statement failed, and its group was undone.
+type brokenError struct{ err error }
+
+// Error says what failed.
+func (e *brokenError) Error() string { return "write: " + e.err.Error() }
+
+// Unwrap returns what failed.
+func (e *brokenError) Unwrap() error { return e.err }
+
+// transact runs a batch. When it returns nil all of it is durable but the writes
+// that have an error; else nothing of it is.
+func (g *group) transact(batch []*write) error {
+	// One caller's cancel must not undo the others' writes.
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(batch[0].ctx), writeTimeout, errSlow)
+	defer cancel()
 	tx, err := g.db.BeginTx(ctx, nil)
 	if err != nil {
-		return fmt.Errorf("begin: %w", err)
+		return fmt.Errorf("begin: %w", slow(ctx, err))
 	}
 	for _, w := range batch {
 		if w.err = w.ctx.Err(); w.err != nil {
 			continue
 		}
-		w.err = w.op(ctx, tx)
-		if _, refused := errors.AsType[*bulkhead.Error](w.err); w.err != nil && !refused {
-			return errors.Join(fmt.Errorf("write: %w", w.err), tx.Rollback())
+		err := w.op(ctx, tx)
+		if _, refused := errors.AsType[*bulkhead.Error](err); err != nil && !refused {
+			_ = tx.Rollback() // what broke is what counts
+			return &brokenError{slow(ctx, err)}
 		}
+		w.err = err
 	}
 	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", err)
+		return fmt.Errorf("commit: %w", slow(ctx, err))
 	}
 	return nil
+}
+
+// writeTimeout bounds one transaction.
+const writeTimeout = 15 * time.Second
+
+// errSlow is that a transaction took longer.
+var errSlow = &bulkhead.Error{Code: bulkhead.CodeUnavailable, Msg: "the database does not answer; try again", RetryAfter: 2 * time.Second}
+
+// slow returns errSlow instead of err when that is why.
+func slow(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return errors.Join(context.Cause(ctx), err)
+	}
+	return err
 }
 
 // close refuses later writes and waits for those under way.

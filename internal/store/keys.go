@@ -224,7 +224,8 @@ func (s *Store) RotateKey(ctx context.Context, tenant, id string, grace time.Dur
 // Key returns one key, revoked ones too. An empty tenant means any. Code:
 // not_found, also for another tenant's.
 func (s *Store) Key(ctx context.Context, tenant, id string) (Key, error) {
-	return keyOf(ctx, s.read, tenant, id)
+	k, err := keyOf(ctx, s.read, tenant, id)
+	return k, fault(err)
 }
 
 func keyOf(ctx context.Context, db queryer, tenant, id string) (Key, error) {
@@ -234,7 +235,7 @@ func keyOf(ctx context.Context, db queryer, tenant, id string) (Key, error) {
 		return k, bulkhead.Errorf(bulkhead.CodeNotFound, "key %q was not found", id)
 	}
 	if err != nil {
-		return k, fmt.Errorf("read key: %w", fault(err))
+		return k, fmt.Errorf("read key: %w", err)
 	}
 	return k, nil
 }

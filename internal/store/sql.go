@@ -63,21 +63,31 @@ func fromNanos(n int64) time.Time {
 	return time.Unix(0, n).UTC()
 }
 
-// fault makes an error with [bulkhead.CodeUnavailable] of one that says that the
-// database cannot be reached, and returns any other as it is.
+// fault returns err with the code that it deserves: [bulkhead.CodeUnavailable] when
+// the database cannot be reached, [bulkhead.CodeInvalid] for a text that it cannot
+// hold. Any other error is returned as it is.
 func fault(err error) error {
-	if err == nil || !unreachable(err) {
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == invalidText {
+		return &bulkhead.Error{Code: bulkhead.CodeInvalid, Msg: "a text holds a zero byte, or is not UTF-8", Err: err}
+	}
+	if err == nil || errors.Is(err, errSlow) || !unreachable(err) {
 		return err
 	}
 	return &bulkhead.Error{
 		Code: bulkhead.CodeUnavailable, RetryAfter: 2 * time.Second, Err: err,
-		Msg: "the database cannot be reached; nothing was changed that was not acknowledged",
+		Msg: "the database cannot be reached; try again",
 	}
 }
+
+// invalidText is PostgreSQL's code for a text that is not in its encoding.
+const invalidText = "22021"
 
 // unreachable reports whether err is about the way to the database, or about a
 // database that is starting or stopping.
 func unreachable(err error) bool {
+	if errors.Is(err, errSlow) {
+		return true
+	}
 	if _, ok := errors.AsType[*bulkhead.Error](err); ok {
 		return false
 	}

@@ -56,6 +56,7 @@ type Store struct {
 	tenants *cache[string, bulkhead.Tenant]
 	tiers   *cache[string, bulkhead.Tier]
 	keys    *cache[[sha256.Size]byte, keyBySecret]
+	today   today
 }
 
 // Open opens the database at rawURL, makes its tables if there are none, and
@@ -87,8 +88,9 @@ func (s *Store) Close() error {
 	return errors.Join(s.read.Close(), s.write.Close())
 }
 
-// Run deletes what ended longer than retention ago (0 means [Retention]), at
-// once and then every ten minutes, until ctx ends. It returns ctx's error.
+// Run deletes what ended longer than retention ago (0 means [Retention]), and acts
+// older than [AuditRetention], at once and then every ten minutes, until ctx ends.
+// It returns ctx's error.
 func (s *Store) Run(ctx context.Context, retention time.Duration) error {
 	if retention <= 0 {
 		retention = Retention
@@ -96,10 +98,12 @@ func (s *Store) Run(ctx context.Context, retention time.Duration) error {
 	tick := time.NewTicker(pruneEvery)
 	defer tick.Stop()
 	for {
-		n, err := s.Prune(ctx, time.Now().Add(-retention))
+		now := time.Now()
+		n, err := s.Prune(ctx, now.Add(-retention))
+		err = errors.Join(err, s.FoldUsage(ctx, now.Add(-retention)), s.PruneActs(ctx, now.Add(-AuditRetention)))
 		switch {
 		case err != nil && ctx.Err() == nil:
-			s.log.ErrorContext(ctx, "prune ended sandboxes", "error", err)
+			s.log.ErrorContext(ctx, "prune the store", "error", err)
 		case n > 0:
 			s.log.InfoContext(ctx, "pruned ended sandboxes", "rows", n, "retention", retention)
 		}

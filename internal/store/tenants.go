@@ -16,7 +16,8 @@ const tenantColumns = `id, name, tier, quota, created_at`
 // Tenant returns a tenant, from memory when it was read before. Code: not_found.
 func (s *Store) Tenant(ctx context.Context, id string) (bulkhead.Tenant, error) {
 	return s.tenants.get(ctx, id, func(ctx context.Context, id string) (bulkhead.Tenant, error) {
-		return readTenant(ctx, s.read, id)
+		t, err := readTenant(ctx, s.read, id)
+		return t, fault(err)
 	})
 }
 
@@ -58,9 +59,9 @@ func (s *Store) CreateTenant(ctx context.Context, t bulkhead.Tenant) (bulkhead.T
 }
 
 // UpdateTenant lets change alter the name, tier and overrides of a tenant and
-// returns it as it is then. Two updates do not undo each other. change is called
-// once, must not block, and its error, which must be a *bulkhead.Error, is
-// returned. Codes: not_found, invalid, those of change.
+// returns it as it is then. Two updates do not undo each other. change must not
+// block and may be called again, with the tenant as it was; its error, which must
+// be a *bulkhead.Error, is returned. Codes: not_found, invalid, those of change.
 func (s *Store) UpdateTenant(ctx context.Context, id string, change func(*bulkhead.Tenant) error) (bulkhead.Tenant, error) {
 	var t bulkhead.Tenant
 	err := s.group.do(ctx, func(ctx context.Context, tx *sql.Tx) error {
@@ -164,7 +165,7 @@ func readTenant(ctx context.Context, db queryer, id string) (bulkhead.Tenant, er
 		return t, noTenant(id)
 	}
 	if err != nil {
-		return t, fmt.Errorf("read tenant: %w", fault(err))
+		return t, fmt.Errorf("read tenant: %w", err)
 	}
 	return t, nil
 }

@@ -46,13 +46,16 @@ CREATE TABLE usage (
     day             BIGINT NOT NULL, -- days since 1970-01-01
     tenant          TEXT NOT NULL,
     sandbox         TEXT NOT NULL,
-    sandboxes       BIGINT NOT NULL, -- how many this row stands for
+    sandboxes       BIGINT NOT NULL, -- how many of those it stands for started on the day
     wall_ns         BIGINT NOT NULL,
     cpu_ns          BIGINT NOT NULL,
     memory_mib_ms   BIGINT NOT NULL,
     egress_bytes    BIGINT NOT NULL,
     ingress_bytes   BIGINT NOT NULL,
-    meter           TEXT NOT NULL,   -- JSON: the counters up to which this row counts
+    meter_at        BIGINT NOT NULL, -- when, and at which of the box's counters, it was measured last
+    meter_cpu_ns    BIGINT NOT NULL,
+    meter_egress    BIGINT NOT NULL,
+    meter_ingress   BIGINT NOT NULL,
     PRIMARY KEY (day, tenant, sandbox)
 );
 

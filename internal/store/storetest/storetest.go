@@ -43,6 +43,14 @@ type Store interface {
 	Tiers(ctx context.Context) ([]bulkhead.Tier, error)
 	PutTier(ctx context.Context, t bulkhead.Tier) error
 	DeleteTier(ctx context.Context, name string) error
+	AddUsage(ctx context.Context, metered []bulkhead.Metered) error
+	Usage(ctx context.Context, q store.UsageQuery) ([]store.UsageRow, error)
+	UsageToday(ctx context.Context, tenant string) (bulkhead.Usage, error)
+	Meter(ctx context.Context, sandbox string) (bulkhead.Meter, error)
+	FoldUsage(ctx context.Context, before time.Time) error
+	Record(ctx context.Context, a bulkhead.Act) error
+	Acts(ctx context.Context, q store.ActQuery) ([]bulkhead.Act, error)
+	PruneActs(ctx context.Context, before time.Time) error
 	Close() error
 }
 
@@ -74,6 +82,11 @@ func Run(t *testing.T, open Open) {
 		{"Tiers", testTiers},
 		{"ConcurrentUpdates", testConcurrentUpdates},
 		{"CreateBesideDelete", testCreateBesideDelete},
+		{"Usage", testUsage},
+		{"UsageOverDays", testUsageOverDays},
+		{"ConcurrentUsage", testConcurrentUsage},
+		{"Acts", testActs},
+		{"HostileText", testHostileText},
 		{"ConcurrentWrites", testConcurrentWrites},
 		{"CancelledWrite", testCancelledWrite},
 	} {
