@@ -128,7 +128,7 @@ func open(ctx context.Context, cfg *config.Config, log *slog.Logger) (s *server,
 	if s.lock, err = lockFolder(ctx, cfg.Data); err != nil {
 		return s, err
 	}
-	if s.store, err = store.Open(ctx, "sqlite://"+filepath.Join(cfg.Data, "bulkhead.db"), log); err != nil {
+	if s.store, err = store.Open(ctx, cfg.Database, log); err != nil {
 		return s, fmt.Errorf("open store: %w", err)
 	}
 	if s.templates, err = openTemplates(cfg.Data, log); err != nil {

@@ -9,9 +9,11 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +28,10 @@ const DefaultData = "/var/lib/bulkhead"
 type Config struct {
 	// Data is the folder that holds everything that must survive a restart.
 	Data string `name:"data" env:"BULKHEAD_DATA" default:"/var/lib/bulkhead" help:"Folder for templates, snapshots, the database, keys and certificates."`
+	// Database is where tenants, keys, sandboxes, usage and the audit log are kept.
+	Database string `name:"database" env:"BULKHEAD_DATABASE" placeholder:"URL" help:"Where tenants, keys, sandboxes, usage and the audit log are kept: postgres://USER:PASSWORD@HOST/NAME, or a file; bulkhead.db in --data if empty. A password is better given by the environment than by the flag."`
+	// Prices make costs of usage.
+	Prices map[string]float64 `name:"price" env:"BULKHEAD_PRICES" help:"What usage costs, as sandbox-second=N, cpu-second=N, gb-second=N (memory in use) and egress-gb=N; free if empty."`
 	// Run is the folder for what lives no longer than the host's uptime.
 	Run string `name:"run" env:"BULKHEAD_RUN" default:"/run/bulkhead" help:"Folder for network namespaces and the state of boxes; lost when the host restarts, as they are."`
 
@@ -121,8 +127,32 @@ func (c *Config) Validate() error {
 	if c.RefillParallel == 0 {
 		c.RefillParallel = max(1, runtime.NumCPU()/2)
 	}
+	if c.Database == "" {
+		c.Database = "sqlite://" + filepath.Join(c.Data, "bulkhead.db")
+	}
 	_, err = c.Targets()
-	return err
+	_, err2 := c.PriceTable()
+	return errors.Join(err, err2)
+}
+
+// PriceTable returns what --price says.
+func (c *Config) PriceTable() (bulkhead.Prices, error) {
+	var p bulkhead.Prices
+	fields := map[string]*float64{
+		"sandbox-second": &p.SandboxSecond, "cpu-second": &p.CPUSecond, "gb-second": &p.GBSecond, "egress-gb": &p.EgressGB,
+	}
+	for name, price := range c.Prices {
+		field, ok := fields[name]
+		switch {
+		case !ok:
+			return p, bulkhead.Errorf(bulkhead.CodeInvalid, "--price %s: it must be %s", name,
+				strings.Join(slices.Sorted(maps.Keys(fields)), ", "))
+		case !(price >= 0 && price <= 1e6):
+			return p, bulkhead.Errorf(bulkhead.CodeInvalid, "--price %s=%v: it must be between 0 and 1000000", name, price)
+		}
+		*field = price
+	}
+	return p, nil
 }
 
 // Targets returns what --warm says, by template.

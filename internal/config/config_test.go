@@ -11,6 +11,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/config"
 )
 
@@ -57,6 +58,22 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
+func TestDatabaseAndPrices(t *testing.T) {
+	c, err := parse(t, "data: /srv/x\nprice: {cpu-second: 0.00001, egress-gb: 0.09}\n")
+	if err != nil || c.Database != "sqlite:///srv/x/bulkhead.db" {
+		t.Errorf("database %q, %v", c.Database, err)
+	}
+	prices, err := c.PriceTable()
+	if want := (bulkhead.Prices{CPUSecond: 0.00001, EgressGB: 0.09}); prices != want || err != nil {
+		t.Errorf("prices %+v, %v; want %+v", prices, err, want)
+	}
+	t.Setenv("BULKHEAD_DATABASE", "postgres://db/bulkhead")
+	t.Setenv("BULKHEAD_PRICES", "gb-second=2;sandbox-second=1")
+	if c, err = parse(t, "database: other"); err != nil || c.Database != "postgres://db/bulkhead" || c.Prices["gb-second"] != 2 || c.Prices["sandbox-second"] != 1 {
+		t.Errorf("from the environment: %q, %v, %v", c.Database, c.Prices, err)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	for name, tt := range map[string]struct{ yaml, arg, want string }{
 		"unknown option": {"max-sandboxen: 7", "", `unknown option "max-sandboxen"`},
@@ -70,6 +87,8 @@ func TestRefusals(t *testing.T) {
 		"driver":         {"", "--driver=docker", "--driver"},
 		"half a pair":    {"", "--tls-cert=x", "--tls-cert and --tls-key"},
 		"warm":           {"", "--warm=base=lots", "--warm base=lots"},
+		"price's name":   {"", "--price=gpu-second=1", "--price gpu-second: it must be cpu-second, egress-gb, gb-second, sandbox-second"},
+		"price":          {"price: {cpu-second: -1}", "", "--price cpu-second=-1: it must be between 0 and 1000000"},
 		"no address":     {"", "--listen=", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
