@@ -268,6 +268,9 @@ func TestMemoryLimit(t *testing.T) {
 	}
 	after, err := g.Stat()
 	must(t, err)
+	if cpu, err := g.CPUTime(); err != nil || cpu <= 0 || cpu < after.CPU {
+		t.Errorf("CPUTime is %v, %v; Stat said %v before", cpu, err, after.CPU)
+	}
 	cause, limit, peak := Evidence(before, after)
 	if cause != bulkhead.CauseMemoryLimit || limit != 64<<20 || peak < 60<<20 || peak > 65<<20 {
 		t.Errorf("evidence is %s, limit %d, peak %d; want memory_limit, %d and a peak near it", cause, limit, peak, 64<<20)

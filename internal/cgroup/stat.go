@@ -57,6 +57,22 @@ func (g *Group) Stat() (Stat, error) {
 	return s, nil
 }
 
+// CPUTime reads the processor time of all the group's processes, past ones too:
+// one small file.
+func (g *Group) CPUTime() (time.Duration, error) {
+	r := reader{}
+	var used time.Duration
+	if g.t.layout.Mode == ModeV2 {
+		used = time.Duration(r.keyed(g.unified(), "cpu.stat")["usage_usec"]) * time.Microsecond
+	} else if g.t.layout.V1[CPUAcct] != "" {
+		used = time.Duration(r.number(g.in(CPUAcct), "cpuacct.usage"))
+	}
+	if r.err != nil {
+		return 0, fmt.Errorf("read group %s: %w", g.name, r.err)
+	}
+	return used, nil
+}
+
 func (g *Group) statV1(r *reader, s *Stat) {
 	mem, cpu := g.in(Memory), g.in(CPU)
 	if dir := g.t.layout.V1[CPUAcct]; dir != "" {

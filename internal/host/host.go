@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/cgroup"
@@ -187,6 +188,19 @@ func (p *part) Usage() (pool.Usage, error) {
 		u.Limit = bulkhead.End{Cause: cause, Limit: limit, Peak: peak, Detail: detail(cause, limit, peak)}
 	}
 	return u, nil
+}
+
+// Meter reads the counters that usage is made of: three small files.
+func (p *part) Meter() (bulkhead.Meter, error) {
+	cpu, err := p.group.CPUTime()
+	if err != nil {
+		return bulkhead.Meter{}, fmt.Errorf("read meter: %w", err)
+	}
+	egress, ingress, err := p.slot.Counters()
+	if err != nil {
+		return bulkhead.Meter{}, fmt.Errorf("read meter: %w", err)
+	}
+	return bulkhead.Meter{At: time.Now().UTC(), CPU: cpu, Egress: egress, Ingress: ingress}, nil
 }
 
 // detail says in a sentence what the numbers mean.

@@ -69,6 +69,7 @@ type Allocator struct {
 	lock  *os.File
 	names names
 	wake  chan struct{} // a nudge for Run, capacity 1
+	sysfs string        // where the links of the host's namespace are shown
 
 	mu      sync.Mutex
 	closed  bool
@@ -100,7 +101,7 @@ func New(cfg Config) (*Allocator, error) {
 	}
 	a := &Allocator{
 		cfg: cfg, plan: plan{name: cfg.Name, prefix: cfg.Prefix}, host: host, lock: lock,
-		wake: make(chan struct{}, 1), taken: map[int]bool{},
+		wake: make(chan struct{}, 1), taken: map[int]bool{}, sysfs: "/sys/class/net",
 	}
 	if err := a.setUp(); err != nil {
 		return nil, errors.Join(err, a.shut())

@@ -151,6 +151,12 @@ func (n *Node) bind(ctx context.Context, l *lease, req bulkhead.CreateRequest, t
 		return fmt.Errorf("bind limits: %w", err)
 	}
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		if m, err := l.box.Part.Meter(); err == nil { // else the first sample is where it begins
+			l.meter.start(m, false)
+		}
+		return nil
+	})
 	g.Go(func() error { return n.initBox(ctx, l.box.Part.Addr(), n.identity(sb, req, t)) })
 	g.Go(func() error {
 		if err := n.cfg.Store.PutSandbox(ctx, sb); err != nil {

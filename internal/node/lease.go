@@ -17,6 +17,7 @@ type lease struct {
 	box     *pool.Box
 	release func() // gives the booking back; may be repeated
 	ended   chan struct{}
+	meter   meter
 
 	mu       sync.Mutex // guards the rest
 	sb       bulkhead.Sandbox
@@ -133,12 +134,16 @@ func (n *Node) end(ctx context.Context, l *lease, end bulkhead.End) bool {
 	n.mu.Lock()
 	delete(n.live, sb.ID)
 	n.mu.Unlock()
+	l.read(true)
 	n.teardowns.Add(1)
 	go n.tearDown(l)
 
 	// The row says that it ended even if the caller has gone away.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
+	var usage sync.WaitGroup
+	defer usage.Wait()
+	usage.Go(func() { n.account(ctx, l) }) // beside the row, so that they share a commit
 	if err := n.cfg.Store.EndSandbox(ctx, sb.ID, end); err != nil {
 		// The next start finds a live row without a box, and ends it.
 		n.cfg.Log.Error("record end", "sandbox", sb.ID, "err", err)

@@ -31,6 +31,11 @@ type Store interface {
 	PutSandbox(ctx context.Context, sb bulkhead.Sandbox) error
 	// EndSandbox records how a sandbox ended; durable when it returns.
 	EndSandbox(ctx context.Context, id string, end bulkhead.End) error
+	// AddUsage records what sandboxes used; durable when it returns.
+	AddUsage(ctx context.Context, metered []bulkhead.Metered) error
+	// Meter returns the last recorded reading of a sandbox's meter, with a zero At
+	// if there is none.
+	Meter(ctx context.Context, sandbox string) (bulkhead.Meter, error)
 	// Sandboxes returns what the filter selects, newest first.
 	Sandboxes(ctx context.Context, f bulkhead.Filter) ([]bulkhead.Sandbox, error)
 }
@@ -72,6 +77,8 @@ type Node struct {
 	teardowns sync.WaitGroup
 	tearing   chan struct{} // one token per teardown under way
 
+	unrecorded unrecorded
+
 	mu       sync.RWMutex
 	live     map[string]*lease
 	booked   int // live ones, those being made and those being torn down
@@ -107,6 +114,8 @@ func New(cfg Config) (*Node, error) {
 		client:  &http.Client{Transport: cfg.Transport, CheckRedirect: noRedirect},
 		tearing: make(chan struct{}, teardownsAtOnce),
 		live:    map[string]*lease{},
+
+		unrecorded: unrecorded{leases: map[*lease]bool{}},
 	}, nil
 }
 

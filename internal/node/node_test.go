@@ -31,6 +31,17 @@ type world struct {
 	store  *store.Store
 	envd   *envd
 	limits int // sandboxes a node may hold
+
+	sampleEvery time.Duration
+	through     func(node.Store) node.Store // what stands between node and store
+}
+
+// ledger is the store as the node sees it.
+func (w *world) ledger() node.Store {
+	if w.through != nil {
+		return w.through(w.store)
+	}
+	return w.store
 }
 
 // envd stands for every box's envd: it answers /init and keeps what it was told.
@@ -112,7 +123,7 @@ func (w *world) node() *node.Node {
 		w.t.Fatal(err)
 	}
 	n, err := node.New(node.Config{
-		Pool: p, Store: w.store, Log: log, MaxSandboxes: w.limits,
+		Pool: p, Store: w.ledger(), Log: log, MaxSandboxes: w.limits, SampleEvery: w.sampleEvery,
 		Templates: templates{{ID: "basebasebasebasebase", Name: "base", Digest: "sha256:b", Defaults: bulkhead.DefaultLimits(), User: "user"}},
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", w.envd.Listener.Addr().String())

@@ -48,6 +48,7 @@ func (n *Node) Recover(ctx context.Context) (Recovered, error) {
 		n.mu.Unlock()
 		l := newLease(box, onceFunc(n.unbook))
 		l.sb, l.recorded = sb, true
+		n.resume(ctx, l)
 		kept[sb.Box] = true
 		n.open(l)
 		l.log(slog.LevelInfo, "the server was restarted and took the sandbox over", nil)
@@ -91,6 +92,7 @@ func (n *Node) revive(ctx context.Context, sb bulkhead.Sandbox) (*pool.Box, bulk
 		return box, bulkhead.End{}, err
 	}
 	end := n.autopsy(box)
+	n.settle(ctx, sb, box)
 	if end.Cause == bulkhead.CauseCrashed {
 		end = gone
 	}

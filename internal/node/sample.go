@@ -33,13 +33,15 @@ func (n *Node) sample(ctx context.Context) {
 	defer cancel()
 	var g errgroup.Group
 	g.SetLimit(8)
-	for _, l := range n.leases() {
+	leases := n.leases()
+	for _, l := range leases {
 		g.Go(func() error {
 			n.sampleOne(ctx, l)
 			return nil
 		})
 	}
 	_ = g.Wait() // none fails
+	n.account(ctx, leases...)
 }
 
 func (n *Node) sampleOne(ctx context.Context, l *lease) {
@@ -47,6 +49,7 @@ func (n *Node) sampleOne(ctx context.Context, l *lease) {
 	if err != nil {
 		return // the box is going away
 	}
+	l.meter.read(l.box.Part, usage.Memory-usage.Cache, false)
 	now := time.Now().UTC()
 	disk := n.diskUse(ctx, l)
 	l.mu.Lock()

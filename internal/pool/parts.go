@@ -32,6 +32,8 @@ type Part interface {
 	Bind(ctx context.Context, l bulkhead.Limits, e bulkhead.Egress) error
 	// Usage measures the box.
 	Usage() (Usage, error)
+	// Meter reads the counters that what is used is told by, in some 50 µs.
+	Meter() (bulkhead.Meter, error)
 	// Release ends every process that is left in the box and returns the parts. It
 	// may be repeated.
 	Release(ctx context.Context) error

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/pool"
@@ -19,6 +20,8 @@ type Parts struct {
 	next  int
 	parts map[string]*Part
 	fail  map[string]error
+
+	preset bulkhead.Meter
 }
 
 // NewParts returns parts that nobody has taken.
@@ -30,6 +33,13 @@ func (p *Parts) Fail(method string, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.fail[method] = err
+}
+
+// Preset makes the meters of parts that are acquired from now on show m.
+func (p *Parts) Preset(m bulkhead.Meter) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.preset = m
 }
 
 func (p *Parts) planned(method string) error {
@@ -60,7 +70,7 @@ func (p *Parts) Acquire(context.Context, bulkhead.Limits) (pool.Part, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.next++
-	part := &Part{parts: p, box: "bulkhead-" + strconv.Itoa(p.next)}
+	part := &Part{parts: p, box: "bulkhead-" + strconv.Itoa(p.next), meter: p.preset}
 	p.parts[part.box] = part
 	return part, nil
 }
@@ -95,6 +105,7 @@ type Part struct {
 
 	mu     sync.Mutex
 	usage  pool.Usage
+	meter  bulkhead.Meter
 	limits bulkhead.Limits
 	egress bulkhead.Egress
 }
@@ -147,6 +158,22 @@ func (p *Part) Usage() (pool.Usage, error) {
 	return p.usage, nil
 }
 
+// Meter returns what Count said, and the time.
+func (p *Part) Meter() (bulkhead.Meter, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	m := p.meter
+	m.At = time.Now().UTC()
+	return m, nil
+}
+
+// Count makes Meter show m from now on, but for its time.
+func (p *Part) Count(m bulkhead.Meter) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.meter = m
+}
+
 // Release gives the parts back.
 func (p *Part) Release(context.Context) error {
 	if err := p.parts.planned("Release"); err != nil {
@@ -164,8 +191,10 @@ func (p *Parts) Clone() *Parts {
 	defer p.mu.Unlock()
 	c := NewParts()
 	c.next = p.next
-	for box := range p.parts {
-		c.parts[box] = &Part{parts: c, box: box}
+	for box, part := range p.parts {
+		part.mu.Lock()
+		c.parts[box] = &Part{parts: c, box: box, meter: part.meter}
+		part.mu.Unlock()
 	}
 	return c
 }
