@@ -85,8 +85,27 @@ type Error struct {
 	Msg string
 	// RetryAfter, when positive, is when trying again may help.
 	RetryAfter time.Duration
+	// Limit, when a limit is why, is which, with its figures. It may be nil.
+	Limit *LimitEvidence
 	// Err is the cause, for the log. It may be nil.
 	Err error
+}
+
+// LimitEvidence is a limit that a request met, with its figures.
+type LimitEvidence struct {
+	// Name is whose limit of what: "tenant.memoryMB" is the sum over the tenant's
+	// sandboxes, "tenant.sandbox.memoryMB" what each may have, "host.memoryMB" what
+	// the host may promise.
+	Name string `json:"name"`
+	// Limit, Used and Asked are in Unit. Used is what others hold already.
+	Limit float64 `json:"limit"`
+	Used  float64 `json:"used"`
+	Asked float64 `json:"asked"`
+	Unit  string  `json:"unit"`
+	// Never says that the request could not fit even if nothing were used.
+	Never bool `json:"never,omitempty"`
+	// WaitSeconds is how long a place is expected to take, 0 if that is not known.
+	WaitSeconds float64 `json:"waitSeconds,omitempty"`
 }
 
 // Error joins Op, Msg and Err for a log line.

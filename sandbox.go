@@ -99,6 +99,11 @@ type CreateRequest struct {
 	Network Network
 	// MaskHost is as in [Sandbox].
 	MaskHost string
+	// Priority is its place among those that wait; empty is normal.
+	Priority Priority
+	// Wait is how long it may wait for a place, its own quota or the host being
+	// full: 0 is the server's default, negative is not at all.
+	Wait time.Duration
 }
 
 // Filter selects sandboxes in a list. Zero fields select all.

@@ -149,6 +149,16 @@ const (
 	PriorityHigh   Priority = "high"
 )
 
+// Validate checks that p is one of the priorities. The error is an *[Error] with
+// [CodeInvalid].
+func (p Priority) Validate() error {
+	switch p {
+	case "", PriorityLow, PriorityNormal, PriorityHigh:
+		return nil
+	}
+	return Errorf(CodeInvalid, "priority is %.40q; it must be low, normal or high", string(p))
+}
+
 // Allocation is what was booked for a sandbox, and why.
 type Allocation struct {
 	// Sandbox and Tenant say whose it is.

@@ -10,6 +10,7 @@
 //	                        and the generated messages of E2B's services
 //	   internal/forecast    how many boxes will be asked for
 //	   internal/guard       whether there is memory for one more
+//	   internal/quota       who has how much, who waits, and why
 //	   internal/guest       envd, carried in this binary
 //	2  internal/pool        boxes that wait: declares the Driver and the Parts it
 //	                        needs, makes boxes, keeps cold and warm ones, takes

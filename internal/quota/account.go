@@ -1,0 +1,134 @@
+package quota
+
+import (
+	"math"
+	"time"
+
+	"github.com/bulkheadhq/bulkhead"
+)
+
+// account is what one tenant holds.
+type account struct {
+	tier    bulkhead.Tier // as its last request had it
+	limit   Amounts
+	used    Amounts // granted to its sandboxes
+	waiting int
+	bucket  bucket
+	day     day
+	freed   flow
+
+	epoch uint64  // of held
+	held  Amounts // kept free, in this epoch, for its claims that wait longest
+}
+
+// adopt makes t the account's policy.
+func (a *account) adopt(t *bulkhead.Tier) {
+	a.tier = *t
+	a.limit = limitsOf(&t.Quota)
+}
+
+// bucket lets creates through at a rate, with a burst of ten seconds' worth and
+// at least one.
+type bucket struct {
+	tokens float64
+	at     time.Time
+}
+
+// burstSeconds is how much of its rate a tenant may save up.
+const burstSeconds = 10
+
+// fill brings the bucket up to now and returns its size.
+func (b *bucket) fill(now time.Time, rate float64) float64 {
+	size := max(1, rate*burstSeconds)
+	switch {
+	case b.at.IsZero():
+		b.tokens = size
+	case now.After(b.at):
+		b.tokens = min(size, b.tokens+rate*now.Sub(b.at).Seconds())
+	default:
+		return size
+	}
+	b.at = now
+	return size
+}
+
+// wait is how long until n tokens are there; the bucket is filled.
+func (b *bucket) wait(rate, n float64) float64 { return max(0, (n-b.tokens)/rate) }
+
+// Use is what a tenant's sandboxes have used on a UTC day.
+type Use struct {
+	CPUSeconds float64 `json:"cpuSeconds"`
+	GBHours    float64 `json:"gbHours"`
+}
+
+// day is the use of one UTC day.
+type day struct {
+	number int64
+	use    Use
+}
+
+const dayLength = 24 * time.Hour
+
+func dayOf(t time.Time) int64 { return t.Unix() / int64(dayLength/time.Second) }
+
+// on is the use of the day that now is in.
+func (d *day) on(now time.Time) *Use {
+	if n := dayOf(now); n > d.number {
+		*d = day{number: n}
+	}
+	return &d.use
+}
+
+// untilTomorrow is how long the day that now is in still takes.
+func untilTomorrow(now time.Time) float64 {
+	return time.Unix((dayOf(now)+1)*int64(dayLength/time.Second), 0).Sub(now).Seconds()
+}
+
+// flow is how fast something comes free, as a sum that decays.
+type flow struct {
+	sum [resources]float64
+	at  time.Time
+}
+
+// recall is how long a flow remembers.
+const recall = time.Minute
+
+func (f *flow) decay(now time.Time) {
+	if now.After(f.at) {
+		if !f.at.IsZero() {
+			k := math.Exp(-float64(now.Sub(f.at)) / float64(recall))
+			for i := range f.sum {
+				f.sum[i] *= k
+			}
+		}
+		f.at = now
+	}
+}
+
+func (f *flow) add(now time.Time, a Amounts) {
+	f.decay(now)
+	for i := range a {
+		f.sum[i] += float64(max(0, a[i]))
+	}
+}
+
+// wait is how many seconds the lacking amounts are expected to take, at least
+// 0.05 and at most 600; 0 if that is not known.
+func (f *flow) wait(now time.Time, lacking Amounts) float64 {
+	f.decay(now)
+	longest := 0.0
+	for i, n := range lacking {
+		if n <= 0 {
+			continue
+		}
+		rate := f.sum[i] / recall.Seconds()
+		if rate <= 0 || float64(n)/rate > 600 {
+			return 0
+		}
+		longest = max(longest, float64(n)/rate)
+	}
+	if longest > 0 {
+		longest = max(longest, 0.05)
+	}
+	return math.Round(longest*100) / 100
+}

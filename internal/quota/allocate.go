@@ -1,0 +1,229 @@
+package quota
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/bulkheadhq/bulkhead"
+)
+
+// Request is what is asked for one sandbox.
+type Request struct {
+	// Sandbox is its ID, for the allocation; Tenant pays.
+	Sandbox string
+	Tenant  string
+	// Tier is the tenant's, with the tenant's own overrides in its Quota.
+	Tier bulkhead.Tier
+	// Asked are the limits that the request names, Defaults those of the template
+	// for the rest; no field of Defaults is zero.
+	Asked, Defaults bulkhead.Limits
+	// FloorMB is the memory that the template needs to run, in MiB: neither tier nor
+	// load takes a sandbox below it.
+	FloorMB int64
+	// TTL is the time to live that is asked for.
+	TTL time.Duration
+	// Priority is the request's wish.
+	Priority bulkhead.Priority
+	// Firm keeps the host's load from scaling it.
+	Firm bool
+	// WaitOwn and WaitHost say whether it may wait for the tenant's other sandboxes
+	// to end, and for a place on the host.
+	WaitOwn, WaitHost bool
+}
+
+// Load is how busy the host is, each from 0 to 1.
+type Load struct {
+	CPU    float64 `json:"cpu"`
+	Memory float64 `json:"memory"`
+}
+
+// Average is what the load factor goes by.
+func (l Load) Average() float64 { return (l.CPU + l.Memory) / 2 }
+
+// Factor scales what a sandbox gets: 0.7 above 80 % of load, 0.85 above 60 %,
+// else 1.
+func (l Load) Factor() float64 {
+	switch avg := l.Average(); {
+	case avg > 0.8:
+		return 0.7
+	case avg > 0.6:
+		return 0.85
+	}
+	return 1
+}
+
+// DefaultPriority is that of a tier that names none.
+const DefaultPriority = 2
+
+// PriorityOf is a claim's place among those that wait, at least 1: the tier's,
+// with 2 more for a high wish and 1 less for a low one.
+func PriorityOf(tier int, wish bulkhead.Priority) int {
+	if tier <= 0 {
+		tier = DefaultPriority
+	}
+	switch wish {
+	case bulkhead.PriorityHigh:
+		tier += 2
+	case bulkhead.PriorityLow:
+		tier--
+	case bulkhead.PriorityNormal:
+	}
+	return max(1, tier)
+}
+
+// Effective is a tenant's tier with the tenant's own overrides in its quota.
+func Effective(t bulkhead.Tier, own bulkhead.Quota) bulkhead.Tier {
+	q := &t.Quota
+	over := func(into *float64, v float64) {
+		if v != 0 {
+			*into = v
+		}
+	}
+	whole := func(into *int64, v int64) {
+		if v != 0 {
+			*into = v
+		}
+	}
+	if own.Sandboxes != 0 {
+		q.Sandboxes = own.Sandboxes
+	}
+	over(&q.CPU, own.CPU)
+	over(&q.CreatesPerSecond, own.CreatesPerSecond)
+	over(&q.CPUSecondsPerDay, own.CPUSecondsPerDay)
+	over(&q.GBHoursPerDay, own.GBHoursPerDay)
+	whole(&q.MemoryMB, own.MemoryMB)
+	whole(&q.DiskMB, own.DiskMB)
+	whole(&q.TTLSeconds, own.TTLSeconds)
+	q.Sandbox = own.Sandbox.Or(q.Sandbox)
+	return t
+}
+
+// field is one number of an allocation on its way.
+type field struct {
+	name, unit    string
+	resource      int     // its index in Amounts, -1 for none
+	base          float64 // asked, else the template's
+	explicit      bool    // the request names it
+	scales        bool    // by tier and load
+	floor         float64 // neither tier nor load takes it below
+	each, all     float64 // the tenant's limits for one sandbox and for all of them; 0 is none
+	host          float64 // what the host could ever promise; 0 is no bound
+	granted       float64
+	detail, multi string
+}
+
+// allocate turns a request into what it gets. The error says which limit makes
+// that impossible for ever.
+func allocate(r *Request, load Load, most Amounts, now time.Time) (bulkhead.Allocation, error) {
+	a := bulkhead.Allocation{
+		Sandbox: r.Sandbox, Tenant: r.Tenant, At: now.UTC(),
+		Priority: PriorityOf(r.Tier.Priority, r.Priority), Limits: r.Asked.Or(r.Defaults),
+	}
+	q := &r.Tier.Quota
+	factor, multi := r.scale(load)
+	bound := func(resource int) float64 {
+		if most[resource] == Unlimited {
+			return 0
+		}
+		return value(resource, most[resource])
+	}
+	d, s := r.Defaults, q.Sandbox
+	for _, f := range []struct {
+		field
+		whole *int64
+		cores *float64
+	}{
+		{field{name: "cpu", unit: "cores", resource: CPU, base: a.Limits.CPU, explicit: r.Asked.CPU != 0, scales: true, floor: 0.05, each: s.CPU, all: q.CPU, host: bound(CPU)}, nil, &a.Limits.CPU},
+		{field{name: "memoryMB", unit: "MiB", resource: Memory, base: float64(a.Limits.MemoryMB), explicit: r.Asked.MemoryMB != 0, scales: true, floor: float64(max(r.FloorMB, 64)), each: float64(s.MemoryMB), all: float64(q.MemoryMB), host: bound(Memory)}, &a.Limits.MemoryMB, nil},
+		{field{name: "diskMB", unit: "MiB", resource: Disk, base: float64(a.Limits.DiskMB), explicit: r.Asked.DiskMB != 0 && r.Asked.DiskMB != d.DiskMB, each: float64(s.DiskMB), all: float64(q.DiskMB), host: bound(Disk)}, &a.Limits.DiskMB, nil},
+		{field{name: "pids", unit: "tasks", resource: -1, base: float64(a.Limits.Pids), explicit: r.Asked.Pids != 0, each: float64(s.Pids)}, &a.Limits.Pids, nil},
+		{field{name: "outputMB", unit: "MiB", resource: -1, base: float64(a.Limits.OutputMB), explicit: r.Asked.OutputMB != 0, each: float64(s.OutputMB)}, &a.Limits.OutputMB, nil},
+		{field{name: "openFiles", unit: "files", resource: -1, base: float64(a.Limits.OpenFiles), explicit: r.Asked.OpenFiles != 0, each: float64(s.OpenFiles)}, &a.Limits.OpenFiles, nil},
+		{field{name: "bandwidthKbps", unit: "kbit/s", resource: -1, base: float64(a.Limits.BandwidthKbps), explicit: r.Asked.BandwidthKbps != 0, each: float64(s.BandwidthKbps)}, &a.Limits.BandwidthKbps, nil},
+	} {
+		if err := f.grant(factor, multi); err != nil {
+			return a, err
+		}
+		if f.cores != nil {
+			*f.cores = float64(milli(f.granted)) / 1000
+			f.granted = *f.cores
+		} else {
+			*f.whole = int64(f.granted)
+			f.granted = float64(*f.whole)
+		}
+		if f.granted != f.base {
+			a.Reasons = append(a.Reasons, bulkhead.Reason{Field: f.name, Asked: f.base, Granted: f.granted, Detail: f.detail})
+		}
+	}
+	a.TTLSeconds = int64(math.Ceil(r.TTL.Seconds()))
+	if q.TTLSeconds > 0 && a.TTLSeconds > q.TTLSeconds {
+		a.Reasons = append(a.Reasons, bulkhead.Reason{
+			Field: "ttlSeconds", Asked: float64(a.TTLSeconds), Granted: float64(q.TTLSeconds),
+			Detail: fmt.Sprintf("cut to the tenant's longest time to live, %d s", q.TTLSeconds),
+		})
+		a.TTLSeconds = q.TTLSeconds
+	}
+	return a, nil
+}
+
+// scale is what CPU and memory are multiplied with, and why.
+func (r *Request) scale(load Load) (factor float64, why string) {
+	factor = 1
+	if m := r.Tier.Multiplier; m > 0 && m != 1 {
+		factor, why = m, fmt.Sprintf("× %s for tier %s", number(m), r.Tier.Name)
+	}
+	if f := load.Factor(); f != 1 && !r.Firm {
+		if why != "" {
+			why += " "
+		}
+		factor, why = factor*f, why+fmt.Sprintf("× %s for the host's load of %.0f %%", number(f), 100*load.Average())
+	}
+	return factor, why
+}
+
+// grant finds f.granted and f.detail.
+func (f *field) grant(factor float64, why string) error {
+	scaled := f.base
+	if f.scales && factor != 1 {
+		scaled = f.base * factor
+		f.detail = number(f.base) + " " + f.unit + " " + why
+		if least := min(f.base, f.floor); scaled < least {
+			scaled = least
+			f.detail += ", but not below what the template needs"
+		}
+	}
+	f.granted = scaled
+	for _, c := range []struct {
+		limit float64
+		name  string
+		says  string
+	}{
+		{f.each, "tenant.sandbox." + f.name, "the tenant's limit for one sandbox"},
+		{f.all, "tenant." + f.name, "the tenant's limit for all its sandboxes"},
+		{f.host, "host." + f.name, "all that this host has"},
+	} {
+		if c.limit <= 0 || f.granted <= c.limit {
+			continue
+		}
+		// What was asked for by name and is impossible is refused, not cut down; so
+		// is what would not run.
+		if f.explicit && min(f.base, scaled) > c.limit || f.scales && c.limit < min(f.base, f.floor) {
+			return never(c.name, c.limit, min(f.base, scaled), f.unit)
+		}
+		f.granted = c.limit
+		if f.detail != "" {
+			f.detail += ", "
+		}
+		f.detail += "cut to " + c.says + ", " + number(c.limit) + " " + f.unit
+	}
+	if !f.scales || f.resource == CPU {
+		return nil
+	}
+	f.granted = math.Floor(f.granted)
+	return nil
+}
+
+// number writes a figure without needless digits.
+func number(v float64) string { return strconv.FormatFloat(math.Round(v*1000)/1000, 'f', -1, 64) }
