@@ -55,16 +55,10 @@ func (b *bucket) fill(now time.Time, rate float64) float64 {
 // wait is how long until n tokens are there; the bucket is filled.
 func (b *bucket) wait(rate, n float64) float64 { return max(0, (n-b.tokens)/rate) }
 
-// Use is what a tenant's sandboxes have used on a UTC day.
-type Use struct {
-	CPUSeconds float64 `json:"cpuSeconds"`
-	GBHours    float64 `json:"gbHours"`
-}
-
 // day is the use of one UTC day.
 type day struct {
 	number int64
-	use    Use
+	use    bulkhead.DayUse
 }
 
 const dayLength = 24 * time.Hour
@@ -72,7 +66,7 @@ const dayLength = 24 * time.Hour
 func dayOf(t time.Time) int64 { return t.Unix() / int64(dayLength/time.Second) }
 
 // on is the use of the day that now is in.
-func (d *day) on(now time.Time) *Use {
+func (d *day) on(now time.Time) *bulkhead.DayUse {
 	if n := dayOf(now); n > d.number {
 		*d = day{number: n}
 	}

@@ -33,27 +33,6 @@ type Request struct {
 	WaitOwn, WaitHost bool
 }
 
-// Load is how busy the host is, each from 0 to 1.
-type Load struct {
-	CPU    float64 `json:"cpu"`
-	Memory float64 `json:"memory"`
-}
-
-// Average is what the load factor goes by.
-func (l Load) Average() float64 { return (l.CPU + l.Memory) / 2 }
-
-// Factor scales what a sandbox gets: 0.7 above 80 % of load, 0.85 above 60 %,
-// else 1.
-func (l Load) Factor() float64 {
-	switch avg := l.Average(); {
-	case avg > 0.8:
-		return 0.7
-	case avg > 0.6:
-		return 0.85
-	}
-	return 1
-}
-
 // DefaultPriority is that of a tier that names none.
 const DefaultPriority = 2
 
@@ -73,33 +52,6 @@ func PriorityOf(tier int, wish bulkhead.Priority) int {
 	return max(1, tier)
 }
 
-// Effective is a tenant's tier with the tenant's own overrides in its quota.
-func Effective(t bulkhead.Tier, own bulkhead.Quota) bulkhead.Tier {
-	q := &t.Quota
-	over := func(into *float64, v float64) {
-		if v != 0 {
-			*into = v
-		}
-	}
-	whole := func(into *int64, v int64) {
-		if v != 0 {
-			*into = v
-		}
-	}
-	if own.Sandboxes != 0 {
-		q.Sandboxes = own.Sandboxes
-	}
-	over(&q.CPU, own.CPU)
-	over(&q.CreatesPerSecond, own.CreatesPerSecond)
-	over(&q.CPUSecondsPerDay, own.CPUSecondsPerDay)
-	over(&q.GBHoursPerDay, own.GBHoursPerDay)
-	whole(&q.MemoryMB, own.MemoryMB)
-	whole(&q.DiskMB, own.DiskMB)
-	whole(&q.TTLSeconds, own.TTLSeconds)
-	q.Sandbox = own.Sandbox.Or(q.Sandbox)
-	return t
-}
-
 // field is one number of an allocation on its way.
 type field struct {
 	name, unit    string
@@ -116,7 +68,7 @@ type field struct {
 
 // allocate turns a request into what it gets. The error says which limit makes
 // that impossible for ever.
-func allocate(r *Request, load Load, most Amounts, now time.Time) (bulkhead.Allocation, error) {
+func allocate(r *Request, load bulkhead.Load, most Amounts, now time.Time) (bulkhead.Allocation, error) {
 	a := bulkhead.Allocation{
 		Sandbox: r.Sandbox, Tenant: r.Tenant, At: now.UTC(),
 		Priority: PriorityOf(r.Tier.Priority, r.Priority), Limits: r.Asked.Or(r.Defaults),
@@ -169,7 +121,7 @@ func allocate(r *Request, load Load, most Amounts, now time.Time) (bulkhead.Allo
 }
 
 // scale is what CPU and memory are multiplied with, and why.
-func (r *Request) scale(load Load) (factor float64, why string) {
+func (r *Request) scale(load bulkhead.Load) (factor float64, why string) {
 	factor = 1
 	if m := r.Tier.Multiplier; m > 0 && m != 1 {
 		factor, why = m, fmt.Sprintf("× %s for tier %s", number(m), r.Tier.Name)

@@ -14,7 +14,7 @@ func TestLoadFactor(t *testing.T) {
 	for _, tt := range []struct{ cpu, memory, factor float64 }{
 		{0, 0, 1}, {1, 0.2, 1}, {1, 0.21, 0.85}, {0.8, 0.8, 0.85}, {0.81, 0.8, 0.7}, {1, 1, 0.7},
 	} {
-		if got := (quota.Load{CPU: tt.cpu, Memory: tt.memory}).Factor(); got != tt.factor {
+		if got := (bulkhead.Load{CPU: tt.cpu, Memory: tt.memory}).Factor(); got != tt.factor {
 			t.Errorf("%v and %v: %v, want %v", tt.cpu, tt.memory, got, tt.factor)
 		}
 	}
@@ -69,7 +69,7 @@ func TestAllocation(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := quota.New(quota.Config{})
 			h := host(8000)
-			h.Load = quota.Load{CPU: tt.load, Memory: tt.load}
+			h.Load = bulkhead.Load{CPU: tt.load, Memory: tt.load}
 			b.See(start, h)
 			k, err := b.Offer(start, quota.Request{
 				Sandbox: "i1", Tenant: "t", Tier: bulkhead.Tier{Name: "T", Multiplier: tt.multiplier, Priority: 3, Quota: tt.quota},
@@ -118,14 +118,6 @@ func TestTimeToLive(t *testing.T) {
 	}
 }
 
-func TestEffective(t *testing.T) {
-	tier := bulkhead.Tier{Name: "free", Quota: bulkhead.Quota{Sandboxes: 2, MemoryMB: 100, Sandbox: bulkhead.Limits{CPU: 1, Pids: 50}}}
-	got := quota.Effective(tier, bulkhead.Quota{MemoryMB: 500, Sandbox: bulkhead.Limits{CPU: 3}, CreatesPerSecond: 9}).Quota
-	if got != (bulkhead.Quota{Sandboxes: 2, MemoryMB: 500, Sandbox: bulkhead.Limits{CPU: 3, Pids: 50}, CreatesPerSecond: 9}) {
-		t.Errorf("%+v", got)
-	}
-}
-
 // Whatever is asked of whatever tier, what is granted is in range and within the
 // limits, or refused by a limit that is named.
 func FuzzAllocation(f *testing.F) {
@@ -139,7 +131,7 @@ func FuzzAllocation(f *testing.F) {
 		}
 		b := quota.New(quota.Config{})
 		h := host(8000)
-		h.Load = quota.Load{CPU: load, Memory: load}
+		h.Load = bulkhead.Load{CPU: load, Memory: load}
 		b.See(start, h)
 		k, err := b.Offer(start, quota.Request{
 			Tenant: "t", Tier: bulkhead.Tier{Multiplier: multiplier, Quota: bulkhead.Quota{Sandbox: each}},

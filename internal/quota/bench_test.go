@@ -17,9 +17,7 @@ func BenchmarkDecision(b *testing.B) {
 	for _, waiting := range []int{0, 500} {
 		b.Run(fmt.Sprintf("waiting=%d", waiting), func(b *testing.B) {
 			book := quota.New(quota.Config{Share: 0.5})
-			h := quota.Host{Most: none, Capacity: none}
-			h.Most[quota.Memory], h.Capacity[quota.Memory] = 1<<40, 1<<40
-			book.See(start, h)
+			book.See(start, host(1<<40))
 			q := bulkhead.Quota{Sandboxes: 11, CPU: 1000, MemoryMB: 1 << 30, CreatesPerSecond: 1e9, CPUSecondsPerDay: 1e9}
 			tenants := make([]string, 1000)
 			for i := range 10_000 {

@@ -9,10 +9,11 @@ import (
 
 // Config is what a Book goes by. Zero fields take the value in brackets.
 type Config struct {
-	// Share is the least part of a grant's CPU, memory and disk that stays booked on
-	// the host while less is in use, and what a new sandbox is expected to need. 1
-	// lends nothing: every grant is booked in full. 0 < Share <= 1 [1].
-	Share float64
+	// Share is the least part of a grant's CPU and memory that stays booked on the
+	// host while less is in use, and what a new sandbox is expected to need;
+	// DiskShare is that of its disk. 1 lends nothing: every grant is booked in full.
+	// 0 < Share <= 1 [1].
+	Share, DiskShare float64
 	// Settle is how long a new booking keeps what was expected of it before it is
 	// lowered to what is used [5 s].
 	Settle time.Duration
@@ -28,8 +29,10 @@ type Config struct {
 }
 
 func (c *Config) fill() {
-	if !(c.Share > 0 && c.Share <= 1) {
-		c.Share = 1
+	for _, share := range []*float64{&c.Share, &c.DiskShare} {
+		if !(*share > 0 && *share <= 1) {
+			*share = 1
+		}
 	}
 	for _, d := range []struct {
 		field *time.Duration
@@ -49,11 +52,11 @@ func (c *Config) fill() {
 
 // Host is what the host can promise, as it was last seen.
 type Host struct {
-	// Most is what it could promise if nothing else ran on it, Capacity what it can
-	// promise now. Unlimited is no bound.
-	Most, Capacity Amounts
+	// Most is what it can promise if nothing else runs on it, Free what nobody uses
+	// now, less what is kept in reserve. Unlimited is no bound.
+	Most, Free Amounts
 	// Load scales what sandboxes get.
-	Load Load
+	Load bulkhead.Load
 	// Pressure, when not empty, says in a few words why nothing new is taken on.
 	Pressure string
 }
@@ -64,7 +67,9 @@ type Book struct {
 
 	mu       sync.Mutex
 	host     Host
+	capacity Amounts // what the host can promise now
 	booked   Amounts // on the host, by what is expected of each booking
+	measured Amounts // in use by all bookings, when they were last measured
 	granted  Amounts // to all tenants
 	bookings int
 	accounts map[string]*account
@@ -78,7 +83,7 @@ type Book struct {
 func New(cfg Config) *Book {
 	cfg.fill()
 	none := Amounts{Unlimited, Unlimited, Unlimited, Unlimited}
-	return &Book{cfg: cfg, host: Host{Most: none, Capacity: none}, accounts: map[string]*account{}}
+	return &Book{cfg: cfg, host: Host{Most: none, Free: none}, capacity: none, accounts: map[string]*account{}}
 }
 
 // state is where a booking is in its life.
@@ -99,6 +104,7 @@ type Booking struct {
 	alloc   bulkhead.Allocation
 	holds   Amounts // of the tenant's account
 	booked  Amounts // of the host's
+	use     Amounts // as last measured
 	peak    Amounts // of what was measured, slowly forgotten
 	since   time.Time
 	key     int64 // its place in the queue: lower is served first
@@ -244,6 +250,7 @@ func (k *Booking) Return(now time.Time) {
 		b.bookings--
 		b.booked = b.booked.minus(k.booked)
 		b.granted = b.granted.minus(k.holds)
+		b.measured = b.measured.minus(k.use)
 		k.account.used = k.account.used.minus(k.holds)
 		b.freed.add(now, k.booked)
 		k.account.freed.add(now, k.holds)
@@ -288,22 +295,29 @@ func (b *Book) accountLocked(tenant string) *account {
 
 // expect is what a grant is booked with on the host until it is measured.
 func (b *Book) expect(holds Amounts) Amounts {
-	for _, i := range []int{CPU, Memory, Disk} {
-		holds[i] = int64(float64(holds[i]) * b.cfg.Share)
-	}
+	holds[CPU] = int64(float64(holds[CPU]) * b.cfg.Share)
+	holds[Memory] = int64(float64(holds[Memory]) * b.cfg.Share)
+	holds[Disk] = int64(float64(holds[Disk]) * b.cfg.DiskShare)
 	return holds
 }
 
-// See tells the book what the host can promise now, and serves those that wait.
+// See tells the book of the host, and serves those that wait. What the host can
+// promise is what its sandboxes use already and what nobody uses, up to Most: so
+// what other programs on it take is not promised twice.
 func (b *Book) See(now time.Time, h Host) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.host = h
+	b.host, b.capacity = h, h.Most
+	for i := range h.Free {
+		if h.Free[i] != Unlimited {
+			b.capacity[i] = min(h.Most[i], max(0, b.measured[i]+h.Free[i]))
+		}
+	}
 	b.serveLocked(now)
 }
 
 // Charge adds to what a tenant's sandboxes have used today.
-func (b *Book) Charge(now time.Time, tenant string, u Use) {
+func (b *Book) Charge(now time.Time, tenant string, u bulkhead.DayUse) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	d := b.accountLocked(tenant).day.on(now)

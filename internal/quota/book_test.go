@@ -30,8 +30,8 @@ func want(tenant string, memory int64, q bulkhead.Quota) quota.Request {
 
 // host is one that can promise so much memory, in MiB.
 func host(memory int64) quota.Host {
-	h := quota.Host{Most: none, Capacity: none}
-	h.Most[quota.Memory], h.Capacity[quota.Memory] = memory, memory
+	h := quota.Host{Most: none, Free: none}
+	h.Most[quota.Memory] = memory
 	return h
 }
 
@@ -85,7 +85,7 @@ func TestOwnLimits(t *testing.T) {
 	mustOffer(t, b, start, want("b", 2048, q)) // another tenant has its own
 	first.Return(start)
 	first.Return(start)
-	if v := b.View(start, "a", bulkhead.Tier{}); v.Used != (quota.Sums{Sandboxes: 1, CPU: 2, MemoryMB: 512, DiskMB: 2048}) {
+	if v := b.View(start, "a", bulkhead.Tier{}); v.Used != (bulkhead.Sums{Sandboxes: 1, CPU: 2, MemoryMB: 512, DiskMB: 2048}) {
 		t.Errorf("after a return and another of the same: %+v", v.Used)
 	}
 }
@@ -122,7 +122,7 @@ func TestRates(t *testing.T) {
 		t.Errorf("retry after %s", e.RetryAfter)
 	}
 	mustOffer(t, b, after(2), want("a", 64, q))
-	b.Charge(after(3), "a", quota.Use{CPUSeconds: 100})
+	b.Charge(after(3), "a", bulkhead.DayUse{CPUSeconds: 100})
 	_, err = b.Offer(after(60), want("a", 64, q))
 	if e := refused(t, err, bulkhead.CodeQuotaExceeded, "tenant.cpuSecondsPerDay"); e.RetryAfter != 12*time.Hour-time.Minute {
 		t.Errorf("retry after %s", e.RetryAfter)
@@ -305,6 +305,37 @@ func TestLending(t *testing.T) {
 	}
 }
 
+// What other programs take of the host is not promised; what sandboxes use is
+// counted once.
+func TestFree(t *testing.T) {
+	b := quota.New(quota.Config{Share: 0.5})
+	free := func(mib int64) {
+		h := host(1000)
+		h.Free[quota.Memory] = mib
+		b.See(start, h)
+	}
+	free(400)
+	k := mustOffer(t, b, start, want("a", 400, bulkhead.Quota{}))
+	_, err := b.Offer(start, want("a", 500, bulkhead.Quota{}))
+	if e := refused(t, err, bulkhead.CodeUnavailable, "host.memoryMB"); e.Limit.Limit != 400 || e.Limit.Used != 200 || e.Limit.Asked != 250 {
+		t.Errorf("%+v", e.Limit)
+	}
+	k.Measured(start, quota.Amounts{0, 10, 300, 10})
+	free(300) // of the 400, 300 are now used by the sandbox; others gave 200 back
+	if got := b.Host().Capacity.MemoryMB; got != 600 {
+		t.Errorf("capacity %d, want 300 in use and 300 free", got)
+	}
+	free(2000)
+	if got := b.Host().Capacity.MemoryMB; got != 1000 {
+		t.Errorf("capacity %d, want all that there is", got)
+	}
+	k.Return(start)
+	free(-50)
+	if got := b.Host().Capacity.MemoryMB; got != 0 {
+		t.Errorf("capacity %d with less free than the reserve", got)
+	}
+}
+
 func TestChange(t *testing.T) {
 	b := quota.New(quota.Config{})
 	b.See(start, host(4000))
@@ -314,7 +345,7 @@ func TestChange(t *testing.T) {
 	l := k.Allocation().Limits
 	try := func(memory int64) error {
 		l.MemoryMB = memory
-		return k.Change(after(1), l)
+		return k.Change(after(1), bulkhead.Tier{Quota: q}, l)
 	}
 	refused(t, try(3001), bulkhead.CodeQuotaExceeded, "tenant.memoryMB")
 	if e := refused(t, try(2600), bulkhead.CodeUnavailable, "host.memoryMB"); e.Limit.Asked != 1600 || e.Limit.Used != 2500 {
@@ -331,12 +362,21 @@ func TestChange(t *testing.T) {
 	if h := b.Host(); h.Granted.MemoryMB != 2200 || h.Booked.MemoryMB != 2200 {
 		t.Errorf("%+v", h)
 	}
+	reasons := k.Allocation().Reasons
+	if len(reasons) != 1 || reasons[0].Field != "memoryMB" || reasons[0].Granted != 700 || !strings.Contains(reasons[0].Detail, "from 500 MiB") {
+		t.Errorf("reasons %+v", reasons)
+	}
+	q.Sandbox.MemoryMB = 600
+	refused(t, try(800), bulkhead.CodeQuotaExceeded, "tenant.sandbox.memoryMB")
+	if err := try(650); err != nil { // less than before is never refused
+		t.Error(err)
+	}
 	k.Return(after(2))
 	other.Return(after(2))
 	if err := try(100); bulkhead.CodeOf(err) != bulkhead.CodeConflict {
 		t.Errorf("a change of what was returned: %v", err)
 	}
-	if h := b.Host(); h.Granted != (quota.Sums{}) || h.Booked != (quota.Sums{}) {
+	if h := b.Host(); h.Granted != (bulkhead.Sums{}) || h.Booked != (bulkhead.Sums{}) {
 		t.Errorf("left: %+v", h)
 	}
 }
@@ -450,7 +490,7 @@ func model(t *testing.T, rng *rand.Rand, steps int) {
 			if k := pick(); k != nil {
 				l := k.Allocation().Limits
 				l.CPU, l.MemoryMB = float64(1+rng.IntN(60))/20, 64+rng.Int64N(4000)
-				_ = k.Change(now, l)
+				_ = k.Change(now, bulkhead.Tier{Quota: q}, l)
 			}
 		case 9:
 			if rng.IntN(20) == 0 {
@@ -468,7 +508,7 @@ func model(t *testing.T, rng *rand.Rand, steps int) {
 	}
 	clear(live)
 	check("the end")
-	if h := b.Host(); h.Waiting != 0 || h.Booked != (quota.Sums{}) || h.Granted != (quota.Sums{}) {
+	if h := b.Host(); h.Waiting != 0 || h.Booked != (bulkhead.Sums{}) || h.Granted != (bulkhead.Sums{}) {
 		t.Fatalf("left: %+v", h)
 	}
 }

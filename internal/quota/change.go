@@ -1,21 +1,27 @@
 package quota
 
 import (
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
 )
 
-// Change books other limits for a sandbox that has its place. What grows must
-// fit, and is refused as by [Book.Offer] else; what shrinks always does. Nothing
-// changes when it is refused.
-func (k *Booking) Change(now time.Time, l bulkhead.Limits, why ...bulkhead.Reason) error {
+// Change books other limits for a sandbox that has its place; the tier is its
+// tenant's, and no field of l is zero. What grows must fit, and is refused as by
+// [Book.Offer] else; what shrinks always does. Nothing changes when it is refused.
+func (k *Booking) Change(now time.Time, tier bulkhead.Tier, l bulkhead.Limits) error {
 	b := k.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if k.state != granted {
 		return bulkhead.Errorf(bulkhead.CodeConflict, "the booking is not in force")
 	}
+	if err := within(&tier.Quota.Sandbox, &k.alloc.Limits, &l); err != nil {
+		return err
+	}
+	k.account.adopt(&tier)
 	holds := AmountsOf(l)
 	// The share that is booked follows the grant, what is in use stays booked.
 	booked := b.clamp(holds, k.booked)
@@ -32,17 +38,53 @@ func (k *Booking) Change(now time.Time, l bulkhead.Limits, why ...bulkhead.Reaso
 		if i := lacking(Amounts{}, booked, b.host.Most); i >= 0 {
 			return never("host."+names[i], value(i, b.host.Most[i]), value(i, booked[i]), units[i])
 		}
-		if i := lacking(b.booked, more, b.host.Capacity); i >= 0 {
-			return full(evidence("host", i, b.booked, more, b.host.Capacity))
+		if i := lacking(b.booked, more, b.capacity); i >= 0 {
+			return full(evidence("host", i, b.booked, more, b.capacity))
 		}
 	}
 	b.setLocked(k, holds, booked)
-	k.alloc.Limits, k.alloc.At = l, now.UTC()
-	if why != nil {
-		k.alloc.Reasons = why
-	}
+	k.alloc = changed(k.alloc, l, now)
 	b.serveLocked(now)
 	return nil
+}
+
+// columns are the fields of limits that can change while a sandbox runs.
+var columns = []struct {
+	name, unit string
+	of         func(*bulkhead.Limits) float64
+}{
+	{"cpu", "cores", func(l *bulkhead.Limits) float64 { return l.CPU }},
+	{"memoryMB", "MiB", func(l *bulkhead.Limits) float64 { return float64(l.MemoryMB) }},
+	{"pids", "tasks", func(l *bulkhead.Limits) float64 { return float64(l.Pids) }},
+	{"bandwidthKbps", "kbit/s", func(l *bulkhead.Limits) float64 { return float64(l.BandwidthKbps) }},
+}
+
+// within refuses what grows beyond what one sandbox may have.
+func within(most, from, to *bulkhead.Limits) error {
+	for _, c := range columns {
+		if limit := c.of(most); limit > 0 && c.of(to) > limit && c.of(to) > c.of(from) {
+			return never("tenant.sandbox."+c.name, limit, c.of(to), c.unit)
+		}
+	}
+	return nil
+}
+
+// changed is an allocation with other limits. A field's reason is the last one.
+func changed(a bulkhead.Allocation, l bulkhead.Limits, now time.Time) bulkhead.Allocation {
+	reasons := slices.Clone(a.Reasons)
+	for _, c := range columns {
+		from, to := c.of(&a.Limits), c.of(&l)
+		if from == to {
+			continue
+		}
+		reasons = slices.DeleteFunc(reasons, func(r bulkhead.Reason) bool { return r.Field == c.name })
+		reasons = append(reasons, bulkhead.Reason{
+			Field: c.name, Asked: to, Granted: to,
+			Detail: fmt.Sprintf("changed while it ran, from %s %s", number(from), c.unit),
+		})
+	}
+	a.Limits, a.Reasons, a.At = l, reasons, now.UTC()
+	return a
 }
 
 // setLocked changes what k holds.
@@ -75,6 +117,9 @@ func (k *Booking) Measured(now time.Time, use Amounts) {
 	if k.state != granted {
 		return
 	}
+	use[Sandboxes] = 0
+	b.measured = b.measured.plus(use).minus(k.use)
+	k.use = use
 	var booked Amounts
 	for i := range use {
 		k.peak[i] = max(use[i], k.peak[i]-k.peak[i]/8)

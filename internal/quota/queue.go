@@ -29,7 +29,7 @@ func (b *Book) concernsLocked(a *account) bool { return b.short > 0 || a.waiting
 // fitsLocked reports whether there is a place for k beside what is booked.
 func (b *Book) fitsLocked(k *Booking) bool {
 	return b.host.Pressure == "" && lacking(k.account.used, k.holds, k.account.limit) < 0 &&
-		lacking(b.booked, k.booked, b.host.Capacity) < 0
+		lacking(b.booked, k.booked, b.capacity) < 0
 }
 
 // serveLocked grants what fits, in the queue's order. A claim that has waited for
@@ -49,7 +49,7 @@ func (b *Book) serveLocked(now time.Time) {
 			a.epoch, a.held = b.epoch, Amounts{}
 		}
 		ours := lacking(a.used.plus(a.held), k.holds, a.limit) < 0
-		theirs := b.host.Pressure == "" && lacking(b.booked.plus(kept), k.booked, b.host.Capacity) < 0
+		theirs := b.host.Pressure == "" && lacking(b.booked.plus(kept), k.booked, b.capacity) < 0
 		if ours && theirs {
 			a.waiting--
 			b.grantLocked(k)
@@ -104,16 +104,16 @@ func (b *Book) whyLocked(now time.Time, k *Booking) error {
 	if b.host.Pressure != "" {
 		return pressed(b.host.Pressure)
 	}
-	i := lacking(b.booked, k.booked, b.host.Capacity)
+	i := lacking(b.booked, k.booked, b.capacity)
 	if i < 0 { // those before it are waited for
 		i = Sandboxes
 		for j := range resources {
-			if b.host.Capacity[j] != Unlimited {
+			if b.capacity[j] != Unlimited {
 				i = j
 			}
 		}
 	}
-	l := evidence("host", i, b.booked, k.booked, b.host.Capacity)
+	l := evidence("host", i, b.booked, k.booked, b.capacity)
 	l.WaitSeconds = b.waitLocked(now, k)
 	return full(l)
 }
@@ -142,7 +142,7 @@ func (b *Book) waitLocked(now time.Time, k *Booking) float64 {
 		}
 		return ask
 	}
-	ours, theirs := short(a.used, own, a.limit), short(b.booked, host, b.host.Capacity)
+	ours, theirs := short(a.used, own, a.limit), short(b.booked, host, b.capacity)
 	wait := 0.0
 	for _, s := range []struct {
 		flow  *flow

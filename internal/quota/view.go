@@ -7,69 +7,33 @@ import (
 	"github.com/bulkheadhq/bulkhead"
 )
 
-// Sums are [Amounts] in the units that people read. A limit of 0 is none.
-type Sums struct {
-	Sandboxes int64   `json:"sandboxes"`
-	CPU       float64 `json:"cpu"`
-	MemoryMB  int64   `json:"memoryMB"`
-	DiskMB    int64   `json:"diskMB"`
-}
-
-func sums(a Amounts) Sums {
+// sums are amounts in the units that people read.
+func sums(a Amounts) bulkhead.Sums {
 	for i := range a {
 		if a[i] == Unlimited {
 			a[i] = 0
 		}
 	}
-	return Sums{Sandboxes: a[Sandboxes], CPU: value(CPU, a[CPU]), MemoryMB: a[Memory], DiskMB: a[Disk]}
-}
-
-// View is what a tenant may use and does.
-type View struct {
-	// Tenant is whose, Tier its tier with its own overrides in the quota.
-	Tenant string        `json:"tenant"`
-	Tier   bulkhead.Tier `json:"tier"`
-	// Used is granted to its sandboxes, Waiting the number of its claims that wait.
-	Used    Sums `json:"used"`
-	Waiting int  `json:"waiting"`
-	// Today is what its sandboxes have used since midnight, UTC.
-	Today Use `json:"today"`
+	return bulkhead.Sums{Sandboxes: a[Sandboxes], CPU: value(CPU, a[CPU]), MemoryMB: a[Memory], DiskMB: a[Disk]}
 }
 
 // View returns what the tenant may use by the tier, and does.
-func (b *Book) View(now time.Time, tenant string, tier bulkhead.Tier) View {
+func (b *Book) View(now time.Time, tenant string, tier bulkhead.Tier) bulkhead.QuotaState {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	v := View{Tenant: tenant, Tier: tier}
+	v := bulkhead.QuotaState{Tenant: tenant, Tier: tier}
 	if a := b.accounts[tenant]; a != nil {
 		v.Used, v.Waiting, v.Today = sums(a.used), a.waiting, *a.day.on(now)
 	}
 	return v
 }
 
-// HostView is what the host promises and has promised.
-type HostView struct {
-	// Capacity is what it can promise now, 0 for no bound; Booked what is expected
-	// to be used of that, Granted what its sandboxes may use if all did at once.
-	Capacity Sums `json:"capacity"`
-	Booked   Sums `json:"booked"`
-	Granted  Sums `json:"granted"`
-	// Bookings and Waiting are numbers of sandboxes and of claims.
-	Bookings int `json:"bookings"`
-	Waiting  int `json:"waiting"`
-	// Load and LoadFactor say how new sandboxes are scaled.
-	Load       Load    `json:"load"`
-	LoadFactor float64 `json:"loadFactor"`
-	// Pressure says why nothing new is taken on; empty while it is.
-	Pressure string `json:"pressure,omitempty"`
-}
-
 // Host returns the host's side of the book.
-func (b *Book) Host() HostView {
+func (b *Book) Host() bulkhead.HostState {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return HostView{
-		Capacity: sums(b.host.Capacity), Booked: sums(b.booked), Granted: sums(b.granted),
+	return bulkhead.HostState{
+		Capacity: sums(b.capacity), Booked: sums(b.booked), Granted: sums(b.granted),
 		Bookings: b.bookings, Waiting: len(b.queue),
 		Load: b.host.Load, LoadFactor: b.host.Load.Factor(), Pressure: b.host.Pressure,
 	}
@@ -82,7 +46,7 @@ func (b *Book) Tenants(now time.Time) []string {
 	defer b.mu.Unlock()
 	var out []string
 	for name, a := range b.accounts {
-		if a.used != (Amounts{}) || a.waiting > 0 || *a.day.on(now) != (Use{}) {
+		if a.used != (Amounts{}) || a.waiting > 0 || *a.day.on(now) != (bulkhead.DayUse{}) {
 			out = append(out, name)
 		}
 	}
@@ -90,25 +54,12 @@ func (b *Book) Tenants(now time.Time) []string {
 	return out
 }
 
-// Answer says whether more sandboxes would fit.
-type Answer struct {
-	// Count is how many were asked about, Fits whether all of them would fit now,
-	// Fitting how many would.
-	Count   int  `json:"count"`
-	Fits    bool `json:"fits"`
-	Fitting int  `json:"fitting"`
-	// Allocation is what each would get.
-	Allocation bulkhead.Allocation `json:"allocation"`
-	// Blocks are the limits in the way, the one that lets the fewest through first.
-	Blocks []bulkhead.LimitEvidence `json:"blocks"`
-}
-
 // MaxWhatIf is how many sandboxes may be asked about at once.
 const MaxWhatIf = 100_000
 
 // WhatIf says whether count more sandboxes of this request would fit, and what
 // is in the way. It changes nothing.
-func (b *Book) WhatIf(now time.Time, r Request, count int) Answer {
+func (b *Book) WhatIf(now time.Time, r Request, count int) bulkhead.WhatIf {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	a := b.accounts[r.Tenant]
@@ -117,7 +68,7 @@ func (b *Book) WhatIf(now time.Time, r Request, count int) Answer {
 	}
 	seen := account{used: a.used, bucket: a.bucket, day: a.day, freed: a.freed}
 	seen.adopt(&r.Tier)
-	out := Answer{Count: count, Fitting: count}
+	out := bulkhead.WhatIf{Count: count, Fitting: count}
 	type block struct {
 		bulkhead.LimitEvidence
 		fitting int64
@@ -137,7 +88,7 @@ func (b *Book) WhatIf(now time.Time, r Request, count int) Answer {
 			freed            *flow
 		}{
 			{"tenant", seen.used, AmountsOf(alloc.Limits), seen.limit, &seen.freed},
-			{"host", b.booked, b.expect(AmountsOf(alloc.Limits)), b.host.Capacity, &b.freed},
+			{"host", b.booked, b.expect(AmountsOf(alloc.Limits)), b.capacity, &b.freed},
 		} {
 			for i := range resources {
 				if s.ask[i] <= 0 || s.limit[i] == Unlimited {
