@@ -52,6 +52,9 @@ type Sandbox struct {
 	EndAt     time.Time `json:"endAt"`
 	// Limits are those in force. No field is zero.
 	Limits Limits `json:"limits"`
+	// Allocation says how the limits came about; nil for a sandbox that was made
+	// before there were any. It must not be changed in place.
+	Allocation *Allocation `json:"allocation,omitempty"`
 	// Metadata is the tenant's own; Env is set in every process.
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Env      map[string]string `json:"env,omitempty"`

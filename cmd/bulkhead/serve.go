@@ -40,6 +40,7 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/node"
 	"github.com/bulkheadhq/bulkhead/internal/pool"
 	"github.com/bulkheadhq/bulkhead/internal/proxy"
+	"github.com/bulkheadhq/bulkhead/internal/quota"
 	"github.com/bulkheadhq/bulkhead/internal/store"
 	"github.com/bulkheadhq/bulkhead/internal/template"
 )
@@ -97,6 +98,8 @@ type server struct {
 	groups    *cgroup.Tree
 	driver    driver
 	pool      *pool.Pool
+	book      *quota.Book
+	capacity  *host.Capacity
 	node      *node.Node
 	authority *authority.Authority
 	proxy     *proxy.Proxy
@@ -213,13 +216,16 @@ func (s *server) openHost(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open pool: %w", err)
 	}
+	if err := s.openBook(); err != nil {
+		return err
+	}
 	names := make([]string, len(nameservers))
 	for i, a := range nameservers {
 		names[i] = a.String()
 	}
 	s.node, err = node.New(node.Config{
 		Pool: s.pool, Store: s.store, Templates: s.templates, Log: s.log, Nameservers: names,
-		MaxSandboxes: s.cfg.MaxSandboxes, Admit: s.admit,
+		Book: s.book, Tenants: entitlements{s.store}, Wait: s.cfg.CreateWait,
 	})
 	if err != nil {
 		return fmt.Errorf("open node: %w", err)
@@ -313,26 +319,6 @@ func processor() string {
 	}
 	sum := sha256.Sum256([]byte(model + flags))
 	return hex.EncodeToString(sum[:8])
-}
-
-// admit refuses a sandbox that the host has no memory or disk for.
-func (s *server) admit(context.Context, bulkhead.Limits) (func(), error) {
-	unavailable := func(what string, have, need int64) error {
-		return &bulkhead.Error{
-			Code: bulkhead.CodeUnavailable, RetryAfter: 2 * time.Second,
-			Msg: fmt.Sprintf("this node is short of %s: %d MiB are left and %d MiB are kept in reserve", what, have, need),
-		}
-	}
-	if m, err := cgroup.HostMemory(); err == nil && m.Available>>20 < s.cfg.ReserveMemory {
-		return nil, unavailable("memory", m.Available>>20, s.cfg.ReserveMemory)
-	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(s.cfg.Data, &fs); err == nil {
-		if free := int64(fs.Bavail) * fs.Bsize >> 20; free < s.cfg.ReserveDisk { //nolint:gosec // less than 2^63
-			return nil, unavailable("disk", free, s.cfg.ReserveDisk)
-		}
-	}
-	return func() {}, nil
 }
 
 // openEdges opens the API, the data plane and what they need.
@@ -434,7 +420,7 @@ func (s *server) run(ctx context.Context, out io.Writer) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx by the shutdown
 	defer stopWork()
 	for _, f := range []func(context.Context) error{
-		s.slots.Run, s.pool.Run, s.node.Run, s.authority.Run, s.scripts.guard.Run, s.scripts.service.Run,
+		s.slots.Run, s.pool.Run, s.capacity.Run, s.node.Run, s.authority.Run, s.scripts.guard.Run, s.scripts.service.Run,
 		func(ctx context.Context) error { return s.store.Run(ctx, s.cfg.Retention) },
 	} {
 		g.Go(func() error {

@@ -60,6 +60,14 @@ type Init struct {
 	OutputBytes int64 `json:"outputBytes,omitempty"`
 }
 
+// Limits changes those of a box that runs: it is POSTed as JSON to /limits on
+// [EnvdPort], with the box's token. The answer is 204. Programs that run are
+// bounded by the new ones too. 0 means none.
+type Limits struct {
+	MemoryBytes int64 `json:"memoryBytes"`
+	Pids        int64 `json:"pids"`
+}
+
 // The variables that the host sets for envd itself when it makes a box, before
 // any identity is known; a snapshot is taken after envd acted on them.
 const (

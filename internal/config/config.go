@@ -61,9 +61,15 @@ type Config struct {
 	// MaxSandboxes, MaxTTL and the reserves bound what the node takes on.
 	MaxSandboxes  int           `name:"max-sandboxes" env:"BULKHEAD_MAX_SANDBOXES" default:"500" help:"Sandboxes that may live at once; 1 to 4000."`
 	MaxTTL        time.Duration `name:"max-ttl" env:"BULKHEAD_MAX_TTL" default:"24h" help:"Longest time to live that a sandbox may be given."`
-	ReserveMemory int64         `name:"reserve-memory-mb" env:"BULKHEAD_RESERVE_MEMORY_MB" default:"512" help:"Memory, in MiB, that must be available on the host for a new sandbox to be admitted."`
-	ReserveDisk   int64         `name:"reserve-disk-mb" env:"BULKHEAD_RESERVE_DISK_MB" default:"2048" help:"Disk, in MiB, that must be free under --data for a new sandbox to be admitted."`
+	ReserveMemory int64         `name:"reserve-memory-mb" env:"BULKHEAD_RESERVE_MEMORY_MB" default:"512" help:"Memory, in MiB, of the host that sandboxes are not promised: for the server and others."`
+	ReserveDisk   int64         `name:"reserve-disk-mb" env:"BULKHEAD_RESERVE_DISK_MB" default:"2048" help:"Disk, in MiB, under --data that sandboxes are not promised."`
 	MaxStreams    int           `name:"max-streams" env:"BULKHEAD_MAX_STREAMS" default:"1000" help:"Requests that one sandbox may serve at once."`
+
+	// What the host promises: see docs/quota.md.
+	CPUOvercommit float64       `name:"cpu-overcommit" env:"BULKHEAD_CPU_OVERCOMMIT" default:"32" help:"Cores promised to sandboxes for each core of the host; 0.1 to 1000."`
+	BookShare     float64       `name:"book-share" env:"BULKHEAD_BOOK_SHARE" default:"0.15" help:"Least part of its CPU and memory that stays booked for a sandbox while it uses less, and a third of that of its disk; the rest is lent to others. 1 books everything and lends nothing."`
+	MaxStall      float64       `name:"max-memory-stall" env:"BULKHEAD_MAX_MEMORY_STALL" default:"20" help:"Percent of the last ten seconds in which all work may have waited for memory (PSI) before no sandbox is admitted; 1 to 100."`
+	CreateWait    time.Duration `name:"create-wait" env:"BULKHEAD_CREATE_WAIT" default:"2s" help:"How long a request for a sandbox waits for a place on a full host, unless it says itself; 0 to 10m."`
 
 	// Warm says how many boxes wait, per template.
 	Warm map[string]string `name:"warm" env:"BULKHEAD_WARM" help:"Boxes that wait ready, as TEMPLATE=WARM or TEMPLATE=WARM/COLD; other templates have a box made when asked for."`
@@ -111,6 +117,14 @@ func (c *Config) Validate() error {
 		return invalid("--max-ttl is %s; it must be between 1s and 8760h", c.MaxTTL)
 	case c.ReserveMemory < 0 || c.ReserveDisk < 0:
 		return invalid("--reserve-memory-mb is %d and --reserve-disk-mb is %d; neither may be negative", c.ReserveMemory, c.ReserveDisk)
+	case !(c.CPUOvercommit >= 0.1 && c.CPUOvercommit <= 1000):
+		return invalid("--cpu-overcommit is %v; it must be between 0.1 and 1000", c.CPUOvercommit)
+	case !(c.BookShare >= 0.01 && c.BookShare <= 1):
+		return invalid("--book-share is %v; it must be between 0.01 and 1", c.BookShare)
+	case !(c.MaxStall >= 1 && c.MaxStall <= 100):
+		return invalid("--max-memory-stall is %v; it must be between 1 and 100", c.MaxStall)
+	case c.CreateWait < 0 || c.CreateWait > 10*time.Minute:
+		return invalid("--create-wait is %s; it must be between 0 and 10m", c.CreateWait)
 	case c.MaxStreams < 1 || c.MaxStreams > 100_000:
 		return invalid("--max-streams is %d; it must be between 1 and 100000", c.MaxStreams)
 	case c.Retention < time.Minute:

@@ -109,6 +109,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /metrics", s.metrics)
 	mux.HandleFunc("GET /envs", s.envs)
 	mux.HandleFunc("POST /init", s.init)
+	mux.HandleFunc("POST /limits", s.limits)
 	return withDeadlines(withCORS(s.withToken(mux)))
 }
 

@@ -202,6 +202,33 @@ func TestInit(t *testing.T) {
 	}
 }
 
+// TestLimits changes those of a box that is bound, and nothing else of it.
+func TestLimits(t *testing.T) {
+	b := newBox(t)
+	b.init(t, boxrpc.Init{AccessToken: "one", MemoryBytes: 1 << 30, Pids: 100}, 204)
+	before := len(b.bound)
+	for _, tt := range []struct {
+		body, token string
+		status      int
+	}{
+		{`{"memoryBytes": 268435456, "pids": 50}`, "", 401},
+		{`{"memoryBytes": 268435456, "pids": 50}`, "one", 204},
+		{`{"memoryBytes": -1}`, "one", 400},
+		{`{`, "one", 400},
+		{`{"x":"` + strings.Repeat("x", 8192) + `"}`, "one", 400},
+	} {
+		if status, _, answer := b.do(t, "POST", "/limits", tt.body, boxrpc.TokenHeader, tt.token); status != tt.status {
+			t.Errorf("%.40s with token %q: %d %s; want %d", tt.body, tt.token, status, answer, tt.status)
+		}
+	}
+	if got := b.guard.Limits(); got != (guard.Limits{MemoryBytes: 256 << 20, Pids: 50}) {
+		t.Errorf("limits = %+v", got)
+	}
+	if len(b.bound) != before {
+		t.Error("it was bound anew")
+	}
+}
+
 func TestInitErrors(t *testing.T) {
 	b := newBox(t)
 	if answer := b.init(t, boxrpc.Init{Hostname: "-"}, 400); !strings.Contains(answer, "hostname") {

@@ -25,8 +25,9 @@ import (
 )
 
 // Create makes a sandbox and returns it once it serves requests and its row is
-// durable. Codes: invalid (limits, ttl), not_found (template), unavailable (the
-// host is full or draining), timeout.
+// durable. Codes: invalid (limits, ttl, or what this host could never carry), not_found
+// (template), quota_exceeded (the tenant's own limits), unavailable (the host is full
+// or draining), timeout.
 func (n *Node) Create(ctx context.Context, req bulkhead.CreateRequest) (_ bulkhead.Sandbox, err error) {
 	t, err := n.cfg.Templates.Get(req.Template)
 	if err != nil {
@@ -41,21 +42,24 @@ func (n *Node) Create(ctx context.Context, req bulkhead.CreateRequest) (_ bulkhe
 	if req.TTL <= 0 {
 		return bulkhead.Sandbox{}, bulkhead.Errorf(bulkhead.CodeInvalid, "timeout is %s; it must be greater than 0", req.TTL)
 	}
-	limits := req.Limits.Or(t.Defaults)
-	release, err := n.book(ctx, limits)
+	booking, err := n.book(ctx, req, t)
 	if err != nil {
 		return bulkhead.Sandbox{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.CreateTimeout)
 	defer cancel()
 	began := time.Now()
-	box, stage, err := n.cfg.Pool.Acquire(ctx, t, limits)
+	box, stage, err := n.cfg.Pool.Acquire(ctx, t, booking.Allocation().Limits)
 	if err != nil {
-		release()
+		booking.Return(time.Now())
 		return bulkhead.Sandbox{}, refusal(err)
 	}
-	l := newLease(box, release)
-	l.sb = sandbox(req, t, limits, box)
+	l := newLease(box, booking)
+	l.sb = sandbox(req, t, booking.Allocation(), box)
+	if err := n.widen(ctx, l, req.Limits.Or(t.Defaults).MemoryMB); err != nil {
+		n.abandon(ctx, l)
+		return bulkhead.Sandbox{}, refusal(err)
+	}
 	if err := n.bind(ctx, l, req, t); err != nil {
 		n.abandon(ctx, l)
 		return bulkhead.Sandbox{}, refusal(err)
@@ -81,47 +85,13 @@ func refusal(err error) error {
 	return &bulkhead.Error{Code: bulkhead.CodeInternal, Op: "create sandbox", Msg: "the sandbox could not be made", Err: err}
 }
 
-// book reserves a place on the node. release, which may be repeated, gives it
-// back.
-func (n *Node) book(ctx context.Context, l bulkhead.Limits) (release func(), err error) {
-	n.mu.Lock()
-	draining, full := n.draining, n.booked >= n.cfg.MaxSandboxes
-	if !draining && !full {
-		n.booked++
-	}
-	n.mu.Unlock()
-	switch {
-	case draining:
-		return nil, &bulkhead.Error{Code: bulkhead.CodeUnavailable, Msg: "this node is draining and takes no new sandboxes", RetryAfter: 5 * time.Second}
-	case full:
-		return nil, &bulkhead.Error{
-			Code: bulkhead.CodeUnavailable, RetryAfter: time.Second,
-			Msg: fmt.Sprintf("this node is full: it holds its maximum of %d sandboxes", n.cfg.MaxSandboxes),
-		}
-	}
-	admitted, err := n.cfg.Admit(ctx, l)
-	if err != nil {
-		n.unbook()
-		return nil, err
-	}
-	return onceFunc(func() {
-		admitted()
-		n.unbook()
-	}), nil
-}
-
-func (n *Node) unbook() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.booked--
-}
-
 // sandbox is what a request becomes in a box.
-func sandbox(req bulkhead.CreateRequest, t bulkhead.Template, limits bulkhead.Limits, box *pool.Box) bulkhead.Sandbox {
+func sandbox(req bulkhead.CreateRequest, t bulkhead.Template, a bulkhead.Allocation, box *pool.Box) bulkhead.Sandbox {
 	now := time.Now().UTC()
 	sb := bulkhead.Sandbox{
-		ID: newID(), Tenant: req.Tenant, TemplateID: t.ID, Template: t.Name, TemplateDigest: t.Digest,
-		State: bulkhead.StateRunning, StartedAt: now, EndAt: now.Add(req.TTL), Limits: limits,
+		ID: a.Sandbox, Tenant: req.Tenant, TemplateID: t.ID, Template: t.Name, TemplateDigest: t.Digest,
+		State: bulkhead.StateRunning, StartedAt: now, EndAt: now.Add(min(req.TTL, time.Duration(a.TTLSeconds)*time.Second)),
+		Limits: a.Limits, Allocation: &a,
 		Metadata: req.Metadata, Env: req.Env, AllowInternet: req.AllowInternet, Network: req.Network, MaskHost: req.MaskHost,
 		EnvdVersion: boxrpc.EnvdVersion, Address: box.Part.Addr().String(), Box: box.ID,
 	}

@@ -9,15 +9,18 @@ import (
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/pool"
+	"github.com/bulkheadhq/bulkhead/internal/quota"
 )
 
 // lease is a sandbox while it lives.
 type lease struct {
 	tenant  string
 	box     *pool.Box
-	release func() // gives the booking back; may be repeated
+	booking *quota.Booking
 	ended   chan struct{}
 	meter   meter
+
+	resizing sync.Mutex // held for one resize, with what the box is told
 
 	mu       sync.Mutex // guards the rest
 	sb       bulkhead.Sandbox
@@ -25,7 +28,8 @@ type lease struct {
 	samples  ring[bulkhead.Sample]
 	logs     ring[bulkhead.LogLine]
 	cpu      time.Duration // at the last sample
-	recorded bool          // its row is in the store
+	told     told
+	recorded bool // its row is in the store
 }
 
 // What a lease remembers: samples of an hour at one each 5 s, and the lines of a
@@ -35,9 +39,9 @@ const (
 	keptLogs    = 1000
 )
 
-func newLease(box *pool.Box, release func()) *lease {
+func newLease(box *pool.Box, booking *quota.Booking) *lease {
 	l := &lease{
-		box: box, release: release, ended: make(chan struct{}),
+		box: box, booking: booking, ended: make(chan struct{}),
 		samples: ring[bulkhead.Sample]{max: keptSamples},
 		logs:    ring[bulkhead.LogLine]{max: keptLogs},
 	}
@@ -164,7 +168,7 @@ func (n *Node) tearDown(l *lease) {
 	if err := l.box.Release(context.Background()); err != nil {
 		n.cfg.Log.Error("tear down box", "box", l.box.ID, "err", err)
 	}
-	l.release()
+	l.booking.Return(time.Now())
 }
 
 // abandon undoes a lease that could not be bound.
@@ -179,12 +183,4 @@ func (n *Node) abandon(ctx context.Context, l *lease) {
 	}
 	n.teardowns.Add(1)
 	go n.tearDown(l)
-}
-
-// onceFunc is sync.OnceFunc with a nil function allowed.
-func onceFunc(f func()) func() {
-	if f == nil {
-		return func() {}
-	}
-	return sync.OnceFunc(f)
 }

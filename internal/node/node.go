@@ -23,6 +23,7 @@ import (
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/pool"
+	"github.com/bulkheadhq/bulkhead/internal/quota"
 )
 
 // Store keeps sandboxes durably.
@@ -57,15 +58,19 @@ type Config struct {
 	Log       *slog.Logger
 	// Nameservers become /etc/resolv.conf in each box; none leaves it alone.
 	Nameservers []string
-	// MaxSandboxes is how many may live at once [500].
+	// MaxSandboxes is how many may live at once without a Book [500].
 	MaxSandboxes int
 	// CreateTimeout bounds the making of one sandbox [60 s].
 	CreateTimeout time.Duration
 	// SampleEvery is the time between two measurements of a sandbox [5 s].
 	SampleEvery time.Duration
-	// Admit, when set, is asked before a sandbox is made whether the host can
-	// carry it. Its error is the answer; release is called when the box is gone.
-	Admit func(ctx context.Context, l bulkhead.Limits) (release func(), err error)
+	// Book decides who gets a place; nil makes one that bounds their number only.
+	Book *quota.Book
+	// Tenants knows what each may use; nil lets everybody use everything.
+	Tenants Tenants
+	// Wait is how long a request that names no time waits for a place on the host;
+	// for its own tenant's sandboxes to end it waits only when it asks to [0].
+	Wait time.Duration
 	// Transport reaches the boxes; nil makes one.
 	Transport http.RoundTripper
 }
@@ -76,12 +81,12 @@ type Node struct {
 	client    *http.Client
 	teardowns sync.WaitGroup
 	tearing   chan struct{} // one token per teardown under way
+	drained   chan struct{} // closed when the node drains
 
 	unrecorded unrecorded
 
 	mu       sync.RWMutex
 	live     map[string]*lease
-	booked   int // live ones, those being made and those being torn down
 	draining bool
 }
 
@@ -103,8 +108,10 @@ func New(cfg Config) (*Node, error) {
 	if cfg.SampleEvery <= 0 {
 		cfg.SampleEvery = 5 * time.Second
 	}
-	if cfg.Admit == nil {
-		cfg.Admit = func(context.Context, bulkhead.Limits) (func(), error) { return func() {}, nil }
+	if cfg.Book == nil {
+		cfg.Book = quota.New(quota.Config{})
+		none := quota.Amounts{int64(cfg.MaxSandboxes), quota.Unlimited, quota.Unlimited, quota.Unlimited}
+		cfg.Book.See(time.Now(), quota.Host{Most: none, Free: none})
 	}
 	if cfg.Transport == nil {
 		cfg.Transport = boxTransport()
@@ -113,6 +120,7 @@ func New(cfg Config) (*Node, error) {
 		cfg:     cfg,
 		client:  &http.Client{Transport: cfg.Transport, CheckRedirect: noRedirect},
 		tearing: make(chan struct{}, teardownsAtOnce),
+		drained: make(chan struct{}),
 		live:    map[string]*lease{},
 
 		unrecorded: unrecorded{leases: map[*lease]bool{}},
@@ -121,14 +129,23 @@ func New(cfg Config) (*Node, error) {
 
 // Run measures the sandboxes until ctx is done.
 func (n *Node) Run(ctx context.Context) error {
-	tick := time.NewTicker(n.cfg.SampleEvery)
+	var loops sync.WaitGroup
+	loops.Go(func() { each(ctx, n.cfg.SampleEvery, func(time.Time) { n.sample(ctx) }) })
+	loops.Go(func() { each(ctx, measureEvery, n.measure) })
+	loops.Wait()
+	return nil
+}
+
+// each calls f at intervals until ctx is done.
+func each(ctx context.Context, every time.Duration, f func(now time.Time)) {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
-		case <-tick.C:
-			n.sample(ctx)
+		case now := <-tick.C:
+			f(now)
 		case <-ctx.Done():
-			return nil
+			return
 		}
 	}
 }
@@ -137,7 +154,10 @@ func (n *Node) Run(ctx context.Context) error {
 func (n *Node) Drain() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.draining = true
+	if !n.draining {
+		n.draining = true
+		close(n.drained)
+	}
 }
 
 // Shutdown drains the node, ends every sandbox and waits until nothing is left
@@ -250,15 +270,25 @@ func selects(f bulkhead.Filter, sb bulkhead.Sandbox) bool {
 	return true
 }
 
-// SetDeadline moves a sandbox's end to at; with extendOnly only if that is
-// later. It returns when the change is durable.
+// SetDeadline moves a sandbox's end to at, or to where its tenant's longest time to
+// live ends if that is sooner; with extendOnly only to later. It returns when the
+// change is durable.
 func (n *Node) SetDeadline(ctx context.Context, tenant, id string, at time.Time, extendOnly bool) (bulkhead.Sandbox, error) {
 	l, err := n.find(tenant, id)
 	if err != nil {
 		return bulkhead.Sandbox{}, err
 	}
+	tier, err := n.tier(ctx, l.tenant)
+	if err != nil {
+		return bulkhead.Sandbox{}, err
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if ttl := tier.Quota.TTLSeconds; ttl > 0 {
+		if last := l.sb.StartedAt.Add(time.Duration(ttl) * time.Second); at.After(last) {
+			at = last
+		}
+	}
 	if l.sb.State != bulkhead.StateRunning {
 		return bulkhead.Sandbox{}, bulkhead.Errorf(bulkhead.CodeNotFound, "sandbox %q does not exist", id)
 	}

@@ -34,6 +34,8 @@ type world struct {
 
 	sampleEvery time.Duration
 	through     func(node.Store) node.Store // what stands between node and store
+	change      func(*node.Config)
+	open        func(*testing.T) *store.Store // an empty one, with the tenant of the tests
 }
 
 // ledger is the store as the node sees it.
@@ -50,6 +52,7 @@ type envd struct {
 	mu     sync.Mutex
 	status int
 	inits  []boxrpc.Init
+	limits []boxrpc.Limits
 }
 
 func newEnvd(t *testing.T) *envd {
@@ -57,6 +60,17 @@ func newEnvd(t *testing.T) *envd {
 	e.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/metrics" {
 			_, _ = w.Write([]byte(`{"disk_used": 4096}`))
+			return
+		}
+		if r.URL.Path == "/limits" {
+			var l boxrpc.Limits
+			if err := json.NewDecoder(r.Body).Decode(&l); err != nil {
+				t.Error(err)
+			}
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			e.limits = append(e.limits, l)
+			w.WriteHeader(e.status)
 			return
 		}
 		var in boxrpc.Init
@@ -80,7 +94,23 @@ func (e *envd) answer(status int) {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	s, err := store.Open(t.Context(), "sqlite://"+filepath.Join(t.TempDir(), "test.db"), slog.New(slog.DiscardHandler))
+	return newWorldOn(t, func(t *testing.T) *store.Store {
+		return openStore(t, "sqlite://"+filepath.Join(t.TempDir(), "test.db"))
+	})
+}
+
+func newWorldOn(t *testing.T, open func(*testing.T) *store.Store) *world {
+	t.Helper()
+	return &world{
+		t: t, driver: fake.New(fake.Config{}), parts: fake.NewParts(), store: open(t), envd: newEnvd(t), limits: 100, open: open,
+	}
+}
+
+// openStore opens the store at a URL until the test ends, with the tenant of the
+// tests.
+func openStore(t *testing.T, url string) *store.Store {
+	t.Helper()
+	s, err := store.Open(t.Context(), url, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +120,7 @@ func newWorld(t *testing.T) *world {
 		}
 	})
 	addTenant(t, s)
-	return &world{t: t, driver: fake.New(fake.Config{}), parts: fake.NewParts(), store: s, envd: newEnvd(t), limits: 100}
+	return s
 }
 
 // addTenant makes the tenant of the tests.
@@ -122,13 +152,17 @@ func (w *world) node() *node.Node {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	n, err := node.New(node.Config{
+	cfg := node.Config{
 		Pool: p, Store: w.ledger(), Log: log, MaxSandboxes: w.limits, SampleEvery: w.sampleEvery,
 		Templates: templates{{ID: "basebasebasebasebase", Name: "base", Digest: "sha256:b", Defaults: bulkhead.DefaultLimits(), User: "user"}},
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", w.envd.Listener.Addr().String())
 		}},
-	})
+	}
+	if w.change != nil {
+		w.change(&cfg)
+	}
+	n, err := node.New(cfg)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -387,13 +421,8 @@ func TestRecover(t *testing.T) {
 // nothing any more to the one that a new node finds.
 func fork(t *testing.T, w *world) *world {
 	t.Helper()
-	s, err := store.Open(t.Context(), "sqlite://"+filepath.Join(t.TempDir(), "fork.db"), slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
-	addTenant(t, s)
-	rows, err := w.store.Sandboxes(t.Context(), bulkhead.Filter{})
+	s := w.open(t)
+	rows, err := w.store.Sandboxes(t.Context(), bulkhead.Filter{States: []bulkhead.State{bulkhead.StateRunning}})
 	if err != nil {
 		t.Fatal(err)
 	}

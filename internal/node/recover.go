@@ -43,10 +43,7 @@ func (n *Node) Recover(ctx context.Context) (Recovered, error) {
 			r.Ended++
 			continue
 		}
-		n.mu.Lock()
-		n.booked++
-		n.mu.Unlock()
-		l := newLease(box, onceFunc(n.unbook))
+		l := newLease(box, n.adopt(&sb))
 		l.sb, l.recorded = sb, true
 		n.resume(ctx, l)
 		kept[sb.Box] = true

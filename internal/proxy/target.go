@@ -114,7 +114,7 @@ func parseTarget(id, port string) (target, error) {
 
 // internalRoutes are envd's for the host alone.
 var internalRoutes = map[string]bool{
-	"init": true, "freeze": true, "unfreeze": true, "collapse": true,
+	"init": true, "limits": true, "freeze": true, "unfreeze": true, "collapse": true,
 	"fsfreeze": true, "fsthaw": true, "upgrade": true,
 }
 

@@ -232,7 +232,7 @@ func TestInternalRoutesAre404(t *testing.T) {
 	host := "Host: 49983-" + id + ".e2b.test\r\n"
 	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "FOO"} {
 		for _, uri := range []string{
-			"/init", "/init?x=1", "/freeze", "/unfreeze", "/collapse", "/fsfreeze", "/fsthaw", "/upgrade", "/init/", "//init", "/./init", "/x/../init",
+			"/init", "/limits", "/init?x=1", "/freeze", "/unfreeze", "/collapse", "/fsfreeze", "/fsthaw", "/upgrade", "/init/", "//init", "/./init", "/x/../init",
 			"/%69nit", "/%2finit", "//%69nit", "/INIT", "/init%2f", "/init%00", "/init;x", "/init/x", `/\init`, "/x/..%2finit", "/%252finit",
 			"http://49983-" + id + ".e2b.test/init", "http://49983-" + id + ".e2b.test//init", "http://e2b.test/init",
 		} {

@@ -14,7 +14,6 @@ type account struct {
 	used    Amounts // granted to its sandboxes
 	waiting int
 	bucket  bucket
-	day     day
 	freed   flow
 
 	epoch uint64  // of held
@@ -55,27 +54,12 @@ func (b *bucket) fill(now time.Time, rate float64) float64 {
 // wait is how long until n tokens are there; the bucket is filled.
 func (b *bucket) wait(rate, n float64) float64 { return max(0, (n-b.tokens)/rate) }
 
-// day is the use of one UTC day.
-type day struct {
-	number int64
-	use    bulkhead.DayUse
-}
-
 const dayLength = 24 * time.Hour
 
-func dayOf(t time.Time) int64 { return t.Unix() / int64(dayLength/time.Second) }
-
-// on is the use of the day that now is in.
-func (d *day) on(now time.Time) *bulkhead.DayUse {
-	if n := dayOf(now); n > d.number {
-		*d = day{number: n}
-	}
-	return &d.use
-}
-
-// untilTomorrow is how long the day that now is in still takes.
+// untilTomorrow is how long the UTC day that now is in still takes.
 func untilTomorrow(now time.Time) float64 {
-	return time.Unix((dayOf(now)+1)*int64(dayLength/time.Second), 0).Sub(now).Seconds()
+	now = now.UTC()
+	return now.Truncate(dayLength).Add(dayLength).Sub(now).Seconds() // the zero time is a midnight
 }
 
 // flow is how fast something comes free, as a sum that decays.

@@ -28,6 +28,9 @@ type Request struct {
 	Priority bulkhead.Priority
 	// Firm keeps the host's load from scaling it.
 	Firm bool
+	// Today is what the tenant's sandboxes have used since midnight, UTC; needed only
+	// where its quota bounds that.
+	Today bulkhead.DayUse
 	// WaitOwn and WaitHost say whether it may wait for the tenant's other sandboxes
 	// to end, and for a place on the host.
 	WaitOwn, WaitHost bool

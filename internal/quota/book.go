@@ -167,14 +167,14 @@ func (b *Book) admissibleLocked(now time.Time, a *account, r *Request) (bulkhead
 	if i := lacking(Amounts{}, b.expect(ask), b.host.Most); i >= 0 {
 		return alloc, never("host."+names[i], value(i, b.host.Most[i]), value(i, b.expect(ask)[i]), units[i])
 	}
-	if l := a.rates(now, 1); l != nil {
+	if l := a.rates(now, r.Today, 1); l != nil {
 		return alloc, exceeded(*l)
 	}
 	return alloc, nil
 }
 
 // rates returns the limit over time that n more creates would meet, or nil.
-func (a *account) rates(now time.Time, n float64) *bulkhead.LimitEvidence {
+func (a *account) rates(now time.Time, use bulkhead.DayUse, n float64) *bulkhead.LimitEvidence {
 	q := &a.tier.Quota
 	if rate := q.CreatesPerSecond; rate > 0 {
 		size := a.bucket.fill(now, rate)
@@ -185,7 +185,6 @@ func (a *account) rates(now time.Time, n float64) *bulkhead.LimitEvidence {
 			}
 		}
 	}
-	use := a.day.on(now)
 	for _, d := range []struct {
 		name, unit  string
 		limit, used float64
@@ -314,13 +313,4 @@ func (b *Book) See(now time.Time, h Host) {
 		}
 	}
 	b.serveLocked(now)
-}
-
-// Charge adds to what a tenant's sandboxes have used today.
-func (b *Book) Charge(now time.Time, tenant string, u bulkhead.DayUse) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	d := b.accountLocked(tenant).day.on(now)
-	d.CPUSeconds += u.CPUSeconds
-	d.GBHours += u.GBHours
 }

@@ -11,7 +11,8 @@ import (
 // Change books other limits for a sandbox that has its place; the tier is its
 // tenant's, and no field of l is zero. What grows must fit, and is refused as by
 // [Book.Offer] else; what shrinks always does. Nothing changes when it is refused.
-func (k *Booking) Change(now time.Time, tier bulkhead.Tier, l bulkhead.Limits) error {
+// why, in a few words, becomes the reason of each number that changes.
+func (k *Booking) Change(now time.Time, tier bulkhead.Tier, l bulkhead.Limits, why string) error {
 	b := k.b
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -43,7 +44,7 @@ func (k *Booking) Change(now time.Time, tier bulkhead.Tier, l bulkhead.Limits) e
 		}
 	}
 	b.setLocked(k, holds, booked)
-	k.alloc = changed(k.alloc, l, now)
+	k.alloc = changed(k.alloc, l, why, now)
 	b.serveLocked(now)
 	return nil
 }
@@ -70,7 +71,7 @@ func within(most, from, to *bulkhead.Limits) error {
 }
 
 // changed is an allocation with other limits. A field's reason is the last one.
-func changed(a bulkhead.Allocation, l bulkhead.Limits, now time.Time) bulkhead.Allocation {
+func changed(a bulkhead.Allocation, l bulkhead.Limits, why string, now time.Time) bulkhead.Allocation {
 	reasons := slices.Clone(a.Reasons)
 	for _, c := range columns {
 		from, to := c.of(&a.Limits), c.of(&l)
@@ -80,7 +81,7 @@ func changed(a bulkhead.Allocation, l bulkhead.Limits, now time.Time) bulkhead.A
 		reasons = slices.DeleteFunc(reasons, func(r bulkhead.Reason) bool { return r.Field == c.name })
 		reasons = append(reasons, bulkhead.Reason{
 			Field: c.name, Asked: to, Granted: to,
-			Detail: fmt.Sprintf("changed while it ran, from %s %s", number(from), c.unit),
+			Detail: fmt.Sprintf("%s, from %s %s", why, number(from), c.unit),
 		})
 	}
 	a.Limits, a.Reasons, a.At = l, reasons, now.UTC()

@@ -17,13 +17,14 @@ func sums(a Amounts) bulkhead.Sums {
 	return bulkhead.Sums{Sandboxes: a[Sandboxes], CPU: value(CPU, a[CPU]), MemoryMB: a[Memory], DiskMB: a[Disk]}
 }
 
-// View returns what the tenant may use by the tier, and does.
-func (b *Book) View(now time.Time, tenant string, tier bulkhead.Tier) bulkhead.QuotaState {
+// View returns what the tenant may use by the tier, and does. What it has used
+// today the book does not know.
+func (b *Book) View(tenant string, tier bulkhead.Tier) bulkhead.QuotaState {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	v := bulkhead.QuotaState{Tenant: tenant, Tier: tier}
 	if a := b.accounts[tenant]; a != nil {
-		v.Used, v.Waiting, v.Today = sums(a.used), a.waiting, *a.day.on(now)
+		v.Used, v.Waiting = sums(a.used), a.waiting
 	}
 	return v
 }
@@ -39,14 +40,13 @@ func (b *Book) Host() bulkhead.HostState {
 	}
 }
 
-// Tenants returns the tenants that hold something, wait or have used something
-// today, sorted.
-func (b *Book) Tenants(now time.Time) []string {
+// Tenants returns the tenants that hold something or wait, sorted.
+func (b *Book) Tenants() []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var out []string
 	for name, a := range b.accounts {
-		if a.used != (Amounts{}) || a.waiting > 0 || *a.day.on(now) != (bulkhead.DayUse{}) {
+		if a.used != (Amounts{}) || a.waiting > 0 {
 			out = append(out, name)
 		}
 	}
@@ -66,7 +66,7 @@ func (b *Book) WhatIf(now time.Time, r Request, count int) bulkhead.WhatIf {
 	if a == nil {
 		a = &account{}
 	}
-	seen := account{used: a.used, bucket: a.bucket, day: a.day, freed: a.freed}
+	seen := account{used: a.used, bucket: a.bucket, freed: a.freed}
 	seen.adopt(&r.Tier)
 	out := bulkhead.WhatIf{Count: count, Fitting: count}
 	type block struct {
@@ -111,7 +111,7 @@ func (b *Book) WhatIf(now time.Time, r Request, count int) bulkhead.WhatIf {
 		if b.host.Pressure != "" {
 			add(bulkhead.LimitEvidence{Name: "host.pressure"}, 0)
 		}
-		if l := seen.rates(now, float64(count)); l != nil {
+		if l := seen.rates(now, r.Today, float64(count)); l != nil {
 			fit := int64(0)
 			if l.Name == "tenant.createsPerSecond" {
 				fit = int64(seen.bucket.tokens)

@@ -17,7 +17,7 @@ import (
 // columns are those of a sandbox, in the order that [scanSandbox] reads them.
 const columns = `id, tenant, template_id, template, template_digest, state, started_at, end_at,
 	limits, metadata, env, envd_token, traffic_token, allow_internet, mask_host, envd_version,
-	address, box, end_evidence, network`
+	address, box, end_evidence, network, allocation`
 
 // PutSandbox records sb, which must not have ended; [Store.EndSandbox] is for
 // that. A sandbox that is not known yet must be starting or running. For one that
@@ -34,7 +34,7 @@ func (s *Store) PutSandbox(ctx context.Context, sb bulkhead.Sandbox) error {
 	err = s.group.do(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if sb.State != bulkhead.StateEnding {
 			n, err := changed(tx.ExecContext(ctx, `INSERT INTO sandboxes (`+columns+`, end_cause)
-				SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21
+				SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22
 				WHERE EXISTS (SELECT 1 FROM tenants WHERE id = $2)
 				ON CONFLICT (id) DO NOTHING`, row...))
 			if n == 1 || err != nil {
@@ -43,7 +43,8 @@ func (s *Store) PutSandbox(ctx context.Context, sb bulkhead.Sandbox) error {
 		}
 		n, err := changed(tx.ExecContext(ctx, `UPDATE sandboxes SET state = $3, end_at = $4, limits = $5,
 			metadata = $6, env = $7, envd_token = $8, traffic_token = $9, allow_internet = $10,
-			mask_host = $11, envd_version = $12, address = $13, box = $14, end_evidence = $15, network = $16, end_cause = $17
+			mask_host = $11, envd_version = $12, address = $13, box = $14, end_evidence = $15, network = $16, allocation = $17,
+			end_cause = $18
 			WHERE id = $1 AND tenant = $2 AND state IN (`+list(before(sb.State))+`)`,
 			append([]any{sb.ID, sb.Tenant, string(sb.State)}, row[7:]...)...))
 		if n == 1 || err != nil {
@@ -199,7 +200,14 @@ func encodeSandbox(sb bulkhead.Sandbox) ([]any, error) {
 	case sb.State == bulkhead.StateEnded || len(before(sb.State)) == 0:
 		return nil, bulkhead.Errorf(bulkhead.CodeInvalid, "sandbox %s cannot be put in state %q", sb.ID, sb.State)
 	}
-	var evidence, cause sql.NullString
+	var allocation, evidence, cause sql.NullString
+	if sb.Allocation != nil {
+		b, err := json.Marshal(sb.Allocation)
+		if err != nil {
+			return nil, fmt.Errorf("encode allocation: %w", err)
+		}
+		allocation = sql.NullString{String: string(b), Valid: true}
+	}
 	if sb.End != nil {
 		b, err := json.Marshal(sb.End)
 		if err != nil {
@@ -219,7 +227,7 @@ func encodeSandbox(sb bulkhead.Sandbox) ([]any, error) {
 	return []any{
 		sb.ID, sb.Tenant, sb.TemplateID, sb.Template, sb.TemplateDigest, string(sb.State),
 		nanos(sb.StartedAt), nanos(sb.EndAt), docs[0], docs[1], docs[2], sb.EnvdToken, sb.TrafficToken,
-		sb.AllowInternet, sb.MaskHost, sb.EnvdVersion, sb.Address, sb.Box, evidence, docs[3], cause,
+		sb.AllowInternet, sb.MaskHost, sb.EnvdVersion, sb.Address, sb.Box, evidence, docs[3], allocation, cause,
 	}, nil
 }
 
@@ -228,10 +236,10 @@ func scanSandbox(row scanner) (bulkhead.Sandbox, error) {
 	var sb bulkhead.Sandbox
 	var state, limits, metadata, env, network string
 	var started, end int64
-	var evidence sql.NullString
+	var allocation, evidence sql.NullString
 	if err := row.Scan(&sb.ID, &sb.Tenant, &sb.TemplateID, &sb.Template, &sb.TemplateDigest, &state,
 		&started, &end, &limits, &metadata, &env, &sb.EnvdToken, &sb.TrafficToken, &sb.AllowInternet,
-		&sb.MaskHost, &sb.EnvdVersion, &sb.Address, &sb.Box, &evidence, &network); err != nil {
+		&sb.MaskHost, &sb.EnvdVersion, &sb.Address, &sb.Box, &evidence, &network, &allocation); err != nil {
 		return sb, err
 	}
 	sb.State, sb.StartedAt, sb.EndAt = bulkhead.State(state), fromNanos(started), fromNanos(end)
@@ -241,6 +249,12 @@ func scanSandbox(row scanner) (bulkhead.Sandbox, error) {
 	}{{"limits", limits, &sb.Limits}, {"metadata", metadata, &sb.Metadata}, {"env", env, &sb.Env}, {"network", network, &sb.Network}} {
 		if err := json.Unmarshal([]byte(d.doc), d.into); err != nil {
 			return sb, fmt.Errorf("decode %s of sandbox %s: %w", d.name, sb.ID, err)
+		}
+	}
+	if allocation.Valid {
+		sb.Allocation = new(bulkhead.Allocation)
+		if err := json.Unmarshal([]byte(allocation.String), sb.Allocation); err != nil {
+			return sb, fmt.Errorf("decode allocation of sandbox %s: %w", sb.ID, err)
 		}
 	}
 	if evidence.Valid {

@@ -2,6 +2,8 @@ package fake
 
 import (
 	"context"
+	"fmt"
+	"math"
 	"net/netip"
 	"strconv"
 	"sync"
@@ -20,12 +22,40 @@ type Parts struct {
 	next  int
 	parts map[string]*Part
 	fail  map[string]error
+	once  map[string]error
+	sum   Sum
+	peak  Sum
+	usage pool.Usage // of a new box
 
 	preset bulkhead.Meter
 }
 
+// Sum is what several boxes may use together.
+type Sum struct {
+	// Bound is how many have been given limits.
+	Bound int
+	// MilliCPU is in thousandths of a core, MemoryMB in MiB.
+	MilliCPU, MemoryMB int64
+}
+
+func (s *Sum) add(n int, l bulkhead.Limits) {
+	s.Bound += n
+	s.MilliCPU += int64(n) * int64(math.Round(l.CPU*1000))
+	s.MemoryMB += int64(n) * l.MemoryMB
+}
+
+// Sum returns the limits in force, summed over all boxes, and the most that each
+// has been.
+func (p *Parts) Sum() (now, peak Sum) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.sum, p.peak
+}
+
 // NewParts returns parts that nobody has taken.
-func NewParts() *Parts { return &Parts{parts: map[string]*Part{}, fail: map[string]error{}} }
+func NewParts() *Parts {
+	return &Parts{parts: map[string]*Part{}, fail: map[string]error{}, once: map[string]error{}}
+}
 
 // Fail makes every later call of method ("Acquire", "Bind", "Release") return
 // err; nil ends that.
@@ -42,10 +72,28 @@ func (p *Parts) Preset(m bulkhead.Meter) {
 	p.preset = m
 }
 
+// FailOnce makes the next call of method return err.
+func (p *Parts) FailOnce(method string, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.once[method] = err
+}
+
 func (p *Parts) planned(method string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err := p.once[method]; err != nil {
+		delete(p.once, method)
+		return err
+	}
 	return p.fail[method]
+}
+
+// PresetUsage makes every later box use u from the beginning.
+func (p *Parts) PresetUsage(u pool.Usage) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.usage = u
 }
 
 // Taken returns how many parts are taken.
@@ -70,7 +118,7 @@ func (p *Parts) Acquire(context.Context, bulkhead.Limits) (pool.Part, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.next++
-	part := &Part{parts: p, box: "bulkhead-" + strconv.Itoa(p.next), meter: p.preset}
+	part := &Part{parts: p, box: "bulkhead-" + strconv.Itoa(p.next), meter: p.preset, usage: p.usage}
 	p.parts[part.box] = part
 	return part, nil
 }
@@ -92,7 +140,7 @@ func (p *Parts) Reap(_ context.Context, inUse func(string) bool) error {
 	defer p.mu.Unlock()
 	for box := range p.parts {
 		if !inUse(box) {
-			delete(p.parts, box)
+			p.dropLocked(box)
 		}
 	}
 	return nil
@@ -124,9 +172,22 @@ func (p *Part) Bind(_ context.Context, l bulkhead.Limits, e bulkhead.Egress) err
 	if err := p.parts.planned("Bind"); err != nil {
 		return err
 	}
+	all := p.parts
+	all.mu.Lock()
+	defer all.mu.Unlock()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if all.parts[p.box] != p {
+		return fmt.Errorf("box %s has been released", p.box)
+	}
+	if p.limits != (bulkhead.Limits{}) {
+		all.sum.add(-1, p.limits)
+	}
 	p.limits, p.egress = l, e
+	all.sum.add(1, l)
+	all.peak.Bound = max(all.peak.Bound, all.sum.Bound)
+	all.peak.MilliCPU = max(all.peak.MilliCPU, all.sum.MilliCPU)
+	all.peak.MemoryMB = max(all.peak.MemoryMB, all.sum.MemoryMB)
 	return nil
 }
 
@@ -152,10 +213,12 @@ func (p *Part) Use(u pool.Usage) {
 }
 
 // Usage returns what Use said.
-func (p *Part) Usage() (pool.Usage, error) {
+func (p *Part) Usage() (pool.Usage, error) { return p.now(), nil }
+
+func (p *Part) now() pool.Usage {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.usage, nil
+	return p.usage
 }
 
 // Meter returns what Count said, and the time.
@@ -181,8 +244,19 @@ func (p *Part) Release(context.Context) error {
 	}
 	p.parts.mu.Lock()
 	defer p.parts.mu.Unlock()
-	delete(p.parts.parts, p.box)
+	p.parts.dropLocked(p.box)
 	return nil
+}
+
+func (p *Parts) dropLocked(box string) {
+	part := p.parts[box]
+	if part == nil {
+		return
+	}
+	if l := part.Bound(); l != (bulkhead.Limits{}) {
+		p.sum.add(-1, l)
+	}
+	delete(p.parts, box)
 }
 
 // Clone returns parts that are taken by the same boxes.
@@ -192,9 +266,14 @@ func (p *Parts) Clone() *Parts {
 	c := NewParts()
 	c.next = p.next
 	for box, part := range p.parts {
+		l := part.Bound()
+		c.parts[box] = &Part{parts: c, box: box, limits: l, usage: part.now()}
 		part.mu.Lock()
-		c.parts[box] = &Part{parts: c, box: box, meter: part.meter}
+		c.parts[box].meter = part.meter
 		part.mu.Unlock()
+		if l != (bulkhead.Limits{}) {
+			c.sum.add(1, l)
+		}
 	}
 	return c
 }

@@ -116,6 +116,10 @@ func Sandbox(id, tenant string) bulkhead.Sandbox {
 		ID: id, Tenant: tenant, TemplateID: "tpl00000000000000001", Template: "base",
 		TemplateDigest: "sha256:00", State: bulkhead.StateRunning, StartedAt: epoch,
 		EndAt: epoch.Add(5 * time.Minute), Limits: bulkhead.DefaultLimits(),
+		Allocation: &bulkhead.Allocation{
+			Sandbox: id, Tenant: tenant, Limits: bulkhead.DefaultLimits(), TTLSeconds: 300, Priority: 4, At: epoch,
+			Reasons: []bulkhead.Reason{{Field: "cpu", Asked: 4, Granted: 2, Detail: "4 cores \u00d7 0.5 for tier 'free'"}},
+		},
 		Metadata:  map[string]string{"user": "ada", "schl\u00fcssel": "a'b\"c\u2028d", "empty": ""},
 		Env:       map[string]string{"A": "1"},
 		EnvdToken: "et", TrafficToken: "tt", AllowInternet: true, MaskHost: "localhost:${PORT}",
@@ -134,6 +138,7 @@ func testRoundTrip(t *testing.T, s Store) {
 	want.State, want.EndAt, want.AllowInternet = bulkhead.StateRunning, epoch.Add(time.Hour), false
 	want.Network = bulkhead.Network{}
 	want.Metadata, want.Env, want.Address, want.EnvdToken, want.Box = nil, nil, "10.0.0.3", "other", "box-2"
+	want.Limits.CPU, want.Allocation = 1, nil
 	put(t, s, want)
 	check(t, s, want)
 

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/host"
+	"github.com/bulkheadhq/bulkhead/internal/node"
+	"github.com/bulkheadhq/bulkhead/internal/quota"
+	"github.com/bulkheadhq/bulkhead/internal/store"
+)
+
+var _ node.Tenants = entitlements{}
+
+// openBook opens the book of who has what, and the watch that tells it of the host.
+func (s *server) openBook() error {
+	s.book = quota.New(quota.Config{Share: s.cfg.BookShare, DiskShare: diskShare(s.cfg.BookShare)})
+	var err error
+	s.capacity, err = host.NewCapacity(host.CapacityConfig{
+		Book: s.book, Sandboxes: s.cfg.MaxSandboxes, CPUOvercommit: s.cfg.CPUOvercommit,
+		ReserveMemoryMB: s.cfg.ReserveMemory, ReserveDiskMB: s.cfg.ReserveDisk, DiskDir: s.cfg.Data,
+		MaxStall: s.cfg.MaxStall, Log: s.log,
+	})
+	if err != nil {
+		return fmt.Errorf("look at the host: %w", err)
+	}
+	return nil
+}
+
+// diskShare is the least share of its disk that stays booked for a sandbox: most
+// write next to nothing.
+func diskShare(share float64) float64 {
+	if share >= 1 {
+		return 1
+	}
+	return share / 3
+}
+
+// entitlements finds in the store what tenants may use.
+type entitlements struct{ store *store.Store }
+
+// UsageToday returns what the tenant has used since midnight, UTC.
+func (e entitlements) UsageToday(ctx context.Context, tenant string) (bulkhead.Usage, error) {
+	return e.store.UsageToday(ctx, tenant) //nolint:wrapcheck // says what it does
+}
+
+// Entitlement returns a tenant's tier with the tenant's own overrides in its quota.
+func (e entitlements) Entitlement(ctx context.Context, tenant string) (bulkhead.Tier, error) {
+	t, err := e.store.Tenant(ctx, tenant)
+	if err != nil {
+		return bulkhead.Tier{}, fmt.Errorf("find tenant: %w", err)
+	}
+	tier, err := e.store.Tier(ctx, t.Tier)
+	if err != nil {
+		return bulkhead.Tier{}, fmt.Errorf("find tier: %w", err)
+	}
+	tier.Quota = t.Quota.Or(tier.Quota)
+	return tier, nil
+}
