@@ -14,10 +14,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/bulkheadhq/bulkhead/bench/results"
 )
 
 func main() {
@@ -56,13 +57,10 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return err
 	}
 	if o.readme != "" {
-		return writeTables(o.readme, o.out)
+		return results.WriteTables(o.readme, o.out)
 	}
 	if o.n < 3 || o.n > 1000 {
 		return fmt.Errorf("-n is %d; it must be between 3 and 1000", o.n)
-	}
-	if err := os.MkdirAll(o.out, 0o755); err != nil {
-		return err
 	}
 	suites := []struct {
 		name string
@@ -75,11 +73,11 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 			continue
 		}
 		fmt.Fprintf(stdout, "\n== %s\n", s.name)
-		r := &report{Name: s.name, out: stdout}
+		r := &report{results.New(s.name, stdout)}
 		if err := s.run(ctx, o, r); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		if err := r.write(filepath.Join(o.out, s.name+".json")); err != nil {
+		if err := r.Write(o.out); err != nil {
 			return err
 		}
 	}

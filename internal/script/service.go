@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"runtime"
 	"sync"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -74,7 +75,8 @@ type Service struct {
 	learner  *guard.Learner
 	programs *lru.Cache[string, compiled]
 	builds   *lru.Cache[string, string]
-	suspects *lru.Cache[string, struct{}] // fingerprints whose last run hit a limit
+	habits   *lru.Cache[string, *habit]
+	unknown  chan struct{} // a token for each run in process of a program that is not known yet
 	metrics  *metrics
 	log      *slog.Logger
 }
@@ -83,6 +85,7 @@ type Service struct {
 type compiled struct {
 	program *engine.Program
 	failure *engine.Failure
+	habit   *habit
 }
 
 // New returns a service. Start it with [Service.Run].
@@ -99,7 +102,10 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{cfg: cfg, metrics: newMetrics(), log: cfg.Log}
+	s := &Service{
+		cfg: cfg, metrics: newMetrics(), log: cfg.Log,
+		unknown: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+	}
 	var err error
 	if s.programs, err = lru.New[string, compiled](cfg.CacheSize); err != nil {
 		return nil, fmt.Errorf("configure scripts: %w", err)
@@ -107,7 +113,7 @@ func New(cfg Config) (*Service, error) {
 	if s.builds, err = lru.New[string, string](cfg.CacheSize); err != nil {
 		return nil, fmt.Errorf("configure scripts: %w", err)
 	}
-	if s.suspects, err = lru.New[string, struct{}](4 * cfg.CacheSize); err != nil {
+	if s.habits, err = lru.New[string, *habit](4 * cfg.CacheSize); err != nil {
 		return nil, fmt.Errorf("configure scripts: %w", err)
 	}
 	if s.learner, err = guard.NewLearner(4 * cfg.CacheSize); err != nil {
@@ -203,7 +209,7 @@ func (s *Service) Execute(ctx context.Context, tenant Tenant, req Request, log f
 		if c.failure != nil {
 			return syntaxResult(res, c.failure), nil
 		}
-		done, err := s.inProcess(ctx, &res, c.program, in, claim)
+		done, err := s.inProcess(ctx, &res, c, in, claim)
 		if done || err != nil {
 			return res, err
 		}
@@ -301,7 +307,7 @@ func (s *Service) compile(ctx context.Context, source, fingerprint string) (comp
 		return c, nil
 	}
 	s.metrics.cache.WithLabelValues("miss").Inc()
-	var c compiled
+	c := compiled{habit: s.habit(fingerprint)}
 	if len(source) > engine.SmallSource {
 		c.program = &engine.Program{Fingerprint: fingerprint, Size: len(source), Why: "its source is long"}
 		s.programs.Add(fingerprint, c)
@@ -342,9 +348,14 @@ const workerOverhead = 32 << 20
 
 // inProcess runs a small program here. It returns false when the run has to be
 // done in a worker, with the reason in res.
-func (s *Service) inProcess(ctx context.Context, res *Result, p *engine.Program, in engine.Input, claim guard.Claim) (bool, error) {
-	if p.Why != "" {
+func (s *Service) inProcess(ctx context.Context, res *Result, c compiled, in engine.Input, claim guard.Claim) (bool, error) {
+	p := c.program
+	switch {
+	case p.Why != "":
 		res.Reason = p.Why
+		return false, nil
+	case c.habit.outgrown.Load():
+		res.Reason = "it outgrew the in-process lane before"
 		return false, nil
 	}
 	key := "in-process " + p.Fingerprint
@@ -354,11 +365,20 @@ func (s *Service) inProcess(ctx context.Context, res *Result, p *engine.Program,
 	if err != nil {
 		return false, err
 	}
+	defer grant.Release()
+	most, leave := s.enter(ctx, c.habit)
+	if leave == nil {
+		return false, &bulkhead.Error{
+			Code: bulkhead.CodeTimeout, Op: "run a script", Msg: "the request ended before it was its turn", Err: context.Cause(ctx),
+		}
+	}
 	h, _ := in.Host.(*session)
 	h.recording = true
+	in.InProcessTime = most
 	in.Stuck = func(engine.Outcome) { s.stuck(p) }
 	out := s.cfg.Engine.Run(ctx, p, engine.LaneInProcess, in)
-	grant.Release()
+	leave()
+	c.habit.ended(&out)
 	if out.Moved != "" {
 		s.metrics.moved.Inc()
 		res.Reason = out.Moved
@@ -393,18 +413,14 @@ func (s *Service) inWorker(ctx context.Context, res *Result, source string, in e
 		return err
 	}
 	defer grant.Release()
+	h := s.habit(res.Fingerprint)
 	out, err := s.cfg.Pool.Do(ctx, worker.Task{
-		Source: source, Input: in,
-		Behind: claim.Priority == guard.PriorityLow || s.suspects.Contains(res.Fingerprint),
+		Source: source, Input: in, Class: h.class(claim.Priority),
 	})
 	if err != nil {
 		return err
 	}
-	if out.End.Cause == bulkhead.CauseExited || out.End.Cause == bulkhead.CauseKilled {
-		s.suspects.Remove(res.Fingerprint)
-	} else {
-		s.suspects.Add(res.Fingerprint, struct{}{})
-	}
+	h.ended(&out)
 	s.learner.Observe(key, int64(len(in.JSON)), out.Usage.PeakBytes)
 	res.Outcome, res.Lane = out, engine.LaneWorker.String()
 	s.metrics.ended(res)

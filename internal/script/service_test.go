@@ -3,7 +3,6 @@ package script
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
@@ -429,21 +427,5 @@ func TestStuckProgramIsNotRunHereAgain(t *testing.T) {
 	s.stuck(c.program)
 	if res := s.mustRun(t, req); res.Lane != "worker" || string(res.Result) != "42" {
 		t.Errorf("it ran in %s again: %s", res.Lane, res.Result)
-	}
-}
-
-// waitIdle waits until n workers are idle, so that a figure starts equal.
-func waitIdle(tb testing.TB, s *Service, n int) {
-	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), 20*time.Second)
-	defer cancel()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for s.cfg.Pool.Stats().Idle < n {
-		select {
-		case <-ctx.Done():
-			tb.Fatal(errors.New("no idle workers"))
-		case <-tick.C:
-		}
 	}
 }

@@ -22,18 +22,21 @@ const SmallSource = 8 << 10
 // does at most a few milliseconds of work under them, since nothing can stop it
 // inside.
 const (
-	smallInput   = 256 << 10  // bytes of input JSON
-	smallItems   = 32 << 10   // elements of an array that a built-in loops over
-	smallString  = 1 << 20    // length of a string that a built-in reads or makes
-	smallProduct = 64 << 20   // comparisons of one search or sort
-	smallAlloc   = 64 << 20   // bytes charged to, or attributed to, one run
-	smallNodes   = 20_000     // values of one JSON text
-	smallDepth   = 200        // nesting of one JSON text or of joins
-	smallTime    = 50_000_000 // nanoseconds of wall time without waiting
-	smallTimers  = 1000       // timers set by one run
-	callOverhead = 1 << 10    // bytes charged for a call that allocates at all
-	jsonFactor   = 16         // bytes of heap for a byte of JSON, measured
+	smallInput   = 256 << 10 // bytes of input JSON
+	smallItems   = 32 << 10  // elements of an array that a built-in loops over
+	smallString  = 1 << 20   // length of a string that a built-in reads or makes
+	smallProduct = 64 << 20  // comparisons of one search or sort
+	smallAlloc   = 64 << 20  // bytes charged to, or attributed to, one run
+	smallNodes   = 20_000    // values of one JSON text
+	smallDepth   = 200       // nesting of one JSON text or of joins
+	smallTimers  = 1000      // timers set by one run
+	callOverhead = 1 << 10   // bytes charged for a call that allocates at all
+	jsonFactor   = 16        // bytes of heap for a byte of JSON, measured
 )
+
+// smallTime is the processor time that a run in process may use, unless its input
+// says less.
+const smallTime = 50 * time.Millisecond
 
 // stop is the error that ends a run from inside a built-in. Unwrapping to an
 // InterruptedError makes it impossible for the program to catch.

@@ -31,7 +31,7 @@ type Program struct {
 	regexps   int
 	buffers   bool
 	asks      map[string]bool
-	named     bool // it may read the name of a built-in
+	named     bool // it may read the name or the length of a built-in
 }
 
 // Fingerprint returns the identity of a source text.
@@ -78,7 +78,7 @@ func (e *Engine) Compile(source string, lane Lane) (p *Program, err error) {
 		return p, nil
 	}
 	p.names, p.hostNames, p.anyHost, p.regexps, p.buffers = sortedNames(a.names), a.hostNames, a.anyHost, a.regexps, a.buffers
-	p.asks, p.named = a.asks, a.names["name"] || a.asks[askKey]
+	p.asks, p.named = a.asks, a.asks[askKey] || a.escapes && (a.names["name"] || a.names["length"])
 	if p.code, err = goja.CompileAST(tree, false); err != nil {
 		return nil, syntaxError(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -14,8 +13,8 @@ import (
 
 	"github.com/dop251/goja"
 	"github.com/dop251/goja/parser"
-	"github.com/goccy/go-yaml"
 
+	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/testenv"
 )
 
@@ -32,24 +31,53 @@ func suite(t *testing.T, name string) string {
 }
 
 // bare runs source in goja as it is and returns its JSON or its exception.
-func bare(source string) string {
+func bare(source string) (got string) {
+	defer func() {
+		if recover() != nil {
+			got = "panics"
+		}
+	}()
 	rt := goja.New()
 	rt.SetParserOptions(parser.WithDisableSourceMaps)
 	rt.SetMaxCallStackSize(int(DefaultLimits().Depth))
 	timer := time.AfterFunc(20*time.Second, func() { rt.Interrupt("too long") })
 	defer timer.Stop()
-	if bareCompile(source) != nil {
+	program, err := bareCompile(source)
+	if err != nil {
 		return "SyntaxError"
 	}
-	v, err := rt.RunProgram(must(goja.CompileAST(must(parse(source)), false)))
-	if ex, ok := errors.AsType[*goja.Exception](err); ok {
-		if o, ok := ex.Value().(*goja.Object); ok {
-			return fmt.Sprintf("throws %v: %v", o.Get("name"), o.Get("message"))
+	v, err := rt.RunProgram(program)
+	thrown := func(v goja.Value) string {
+		if o, ok := v.(*goja.Object); ok {
+			name, message := "Error", ""
+			if v := o.Get("name"); v != nil {
+				name = v.String()
+			}
+			if v := o.Get("message"); v != nil {
+				message = v.String()
+			}
+			return fmt.Sprintf("throws %s: %s", name, message)
 		}
-		return "throws " + ex.Value().String()
+		return "throws " + v.String()
+	}
+	if ex, ok := errors.AsType[*goja.Exception](err); ok {
+		return thrown(ex.Value())
+	}
+	if _, ok := errors.AsType[*goja.StackOverflowError](err); ok {
+		return "throws RangeError: Maximum call stack size exceeded"
 	}
 	if err != nil {
 		return "fails: " + err.Error()
+	}
+	if p, ok := v.Export().(*goja.Promise); ok {
+		switch p.State() {
+		case goja.PromiseStatePending:
+			return "pending"
+		case goja.PromiseStateRejected:
+			return thrown(p.Result())
+		case goja.PromiseStateFulfilled:
+			v = p.Result()
+		}
 	}
 	return v.String()
 }
@@ -63,8 +91,9 @@ func (e *Engine) guarded(t *testing.T, source string, lane Lane) (got string, mo
 	switch {
 	case out.Moved != "":
 		return "", true
-	case out.Failure != nil && out.Failure.Name == "SyntaxError" &&
-		(strings.HasPrefix(out.Failure.Message, sourceName) || strings.Contains(out.Failure.Message, "gave up")):
+	case out.End.Cause == bulkhead.CauseCrashed:
+		return "panics", false
+	case out.End.At.IsZero(): // it was not even compiled
 		return "SyntaxError", false
 	case out.Failure != nil && out.Failure.Name == "Uncaught":
 		return "throws " + out.Failure.Message, false
@@ -250,7 +279,7 @@ func TestParserPrograms(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			bareErr := bareCompile(string(data))
+			_, bareErr := bareCompile(string(data))
 			total++
 			if bareErr == nil {
 				accepted++
@@ -276,17 +305,17 @@ func TestParserPrograms(t *testing.T) {
 }
 
 // bareCompile compiles source as it is; what goja panics on is an error.
-func bareCompile(source string) (err error) {
+func bareCompile(source string) (p *goja.Program, err error) {
 	defer func() {
 		if x := recover(); x != nil {
 			err = fmt.Errorf("panic: %v", x)
 		}
 	}()
 	tree, err := parse(source)
-	if err == nil {
-		_, err = goja.CompileAST(tree, false)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	return goja.CompileAST(tree, false) //nolint:wrapcheck // only whether it is nil counts
 }
 
 func must[T any](v T, err error) T {
@@ -319,7 +348,7 @@ func TestQuickJSPrograms(t *testing.T) {
 		source = strings.ReplaceAll(source, "\ntest_rope();", "")       // a minute without QuickJS's ropes
 		source = strings.ReplaceAll(source, `\u{10ffff}`, `\u{10fffe}`) // on the last character goja's parser panics
 		source = topTest.ReplaceAllStringFunc(source, func(test string) string {
-			if bareCompile(test) == nil {
+			if _, err := bareCompile(test); err == nil {
 				return test
 			}
 			return regexp.MustCompile(`\{(?s:.*)\}`).ReplaceAllString(test, `{ throw "not in goja" }`)
@@ -334,66 +363,4 @@ func TestQuickJSPrograms(t *testing.T) {
 	if ran == 0 {
 		t.Error("no test ran")
 	}
-}
-
-// meta is the head of a test of test262.
-type meta struct {
-	Includes []string `yaml:"includes"`
-	Flags    []string `yaml:"flags"`
-	Negative *struct {
-		Phase string `yaml:"phase"`
-		Type  string `yaml:"type"`
-	} `yaml:"negative"`
-}
-
-// TestTest262 runs a checkout of test262: whatever a test's outcome is in bare
-// goja, it is the same with charged built-ins.
-func TestTest262(t *testing.T) {
-	if _, err := os.Stat(filepath.Join(conformance, "test262")); err != nil {
-		t.Skip("needs a checkout of test262, which no registry packages, in .cache/conformance/test262")
-	}
-	dir := suite(t, "test262")
-	e := newEngine(t)
-	harness := func(name string) string { return string(must(os.ReadFile(filepath.Join(dir, "harness", name)))) + "\n" }
-	total, passed, inProcess := 0, 0, 0
-	err := filepath.WalkDir(filepath.Join(dir, "test"), func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".js") || strings.Contains(path, "_FIXTURE") {
-			return err
-		}
-		source := string(must(os.ReadFile(path)))
-		_, rest, ok := strings.Cut(source, "/*---")
-		head, _, ok2 := strings.Cut(rest, "---*/")
-		var m meta
-		if !ok || !ok2 {
-			return nil
-		}
-		if err := yaml.Unmarshal([]byte(head), &m); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		flags := strings.Join(m.Flags, " ")
-		if strings.Contains(flags, "module") || strings.Contains(flags, "async") || strings.Contains(flags, "CanBlock") {
-			return nil
-		}
-		if !strings.Contains(flags, "raw") {
-			var prelude strings.Builder
-			for _, i := range append([]string{"assert.js", "sta.js"}, m.Includes...) {
-				prelude.WriteString(harness(i))
-			}
-			source = prelude.String() + source
-		}
-		source += "\n;'completed'"
-		total++
-		if bare(source) == "completed" {
-			passed++
-		}
-		e.same(t, path, source, LaneWorker)
-		if e.same(t, path, source, LaneInProcess) {
-			inProcess++
-		}
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("%d tests, %d pass in bare goja; %d ran in process", total, passed, inProcess)
 }

@@ -40,7 +40,9 @@ func New() (*Engine, error) {
 	if e.buffers, err = bufferPrelude(); err != nil {
 		return nil, fmt.Errorf("compile buffer prelude: %w", err)
 	}
+	e.universe.natives = map[string]bool{}
 	for _, n := range natives() {
+		e.universe.natives[n.name] = true
 		if !e.universe.properties[n.name] {
 			return nil, fmt.Errorf("list built-ins: there is no %s", n.name)
 		}

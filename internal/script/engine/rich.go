@@ -47,6 +47,10 @@ func bufferPrelude() (*goja.Program, error) {
 	return goja.CompileAST(tree, false)
 }
 
+// mostAddressed is the longest allocation that Go's runtime tries, in bytes; a
+// longer one it refuses at once.
+const mostAddressed = 1 << 47
+
 // installBuffers defines what rewritten constructors of buffers call.
 func (r *run) installBuffers() error {
 	global := r.rt.GlobalObject()
@@ -54,7 +58,9 @@ func (r *run) installBuffers() error {
 		r.enter()
 		v := call.Argument(0)
 		if goja.IsNumber(v) {
-			r.charge("a buffer", times(count(v), call.Argument(1).ToInteger()))
+			if n := times(count(v), call.Argument(1).ToInteger()); n <= mostAddressed { // beyond it is a RangeError
+				r.charge("a buffer", n)
+			}
 		} else if _, n, ok := asArray(v); ok {
 			r.charge("a buffer", times(n, call.Argument(1).ToInteger()))
 		}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,7 +30,13 @@ type run struct {
 	holders   [holderCount]*goja.Object
 	installed map[string]bool
 	timers    timers
-	gaveUp    bool // the sampler's
+	thread    int           // the kernel's number of the thread that it runs on
+	cpuBefore time.Duration // of that thread, before the run
+
+	// What the sampler keeps of it.
+	stopping bool          // it has seen that the run was stopped,
+	stopCPU  time.Duration // and how much processor time it had used then
+	gaveUp   bool
 }
 
 // allocated returns all bytes this process ever allocated on the heap.
@@ -40,12 +47,22 @@ func allocated() int64 {
 }
 
 // threadCPU returns the processor time of the calling thread.
-func threadCPU() time.Duration {
+func threadCPU() time.Duration { return clock(unix.CLOCK_THREAD_CPUTIME_ID) }
+
+// clock reads one of the kernel's clocks; 0 where it does not tell.
+func clock(id int32) time.Duration {
 	var ts unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts) != nil {
+	if unix.ClockGettime(id, &ts) != nil {
 		return 0
 	}
 	return time.Duration(ts.Nano())
+}
+
+// cpu returns how much processor time the run has used. It may be called from
+// any goroutine while the run is registered, since its thread is there then.
+func (r *run) cpu() time.Duration {
+	const perThread, schedClock = 4, 2                                   // of the clocks that a thread's number makes
+	return clock(int32(^r.thread<<3|perThread|schedClock)) - r.cpuBefore //nolint:gosec // thread numbers have 22 bits
 }
 
 // Run runs p and returns how that ended. It blocks until then; ctx's end kills
@@ -66,7 +83,7 @@ func (e *Engine) Run(ctx context.Context, p *Program, lane Lane, in Input) Outco
 	}
 	runtime.LockOSThread() // for its clock
 	defer runtime.UnlockOSThread()
-	cpu := threadCPU()
+	r.thread, r.cpuBefore = unix.Gettid(), threadCPU()
 	watched := e.begin(r)
 	defer e.finish(r)
 	if lane == LaneInProcess && !watched {
@@ -76,7 +93,7 @@ func (e *Engine) Run(ctx context.Context, p *Program, lane Lane, in Input) Outco
 	if lane == LaneWorker {
 		r.live()
 	}
-	r.measure(&out, threadCPU()-cpu)
+	r.measure(&out, threadCPU()-r.cpuBefore)
 	return out
 }
 
@@ -95,8 +112,22 @@ func (r *run) measure(out *Outcome, cpu time.Duration) {
 	}
 }
 
-// stuckAfter is how long a run that was told to stop may go on.
-const stuckAfter = 100 * time.Millisecond
+// stuckAfter is how much processor time a run that was told to stop may still
+// use, and stuckWait how long it may take for that: a busy machine is no reason to
+// give a run up.
+const (
+	stuckAfter = 100 * time.Millisecond
+	stuckWait  = 5 * time.Second
+)
+
+// stuck reports whether a run that was told to stop by s does not.
+func (r *run) stuck(now time.Time, s *stop) bool {
+	if !r.stopping {
+		r.stopping, r.stopCPU = true, r.cpu()
+	}
+	late := now.Sub(s.at)
+	return late > stuckWait || late > stuckAfter && r.cpu()-r.stopCPU > stuckAfter
+}
 
 // giveUp reports a run that a built-in keeps from stopping.
 func (r *run) giveUp(s *stop) {
@@ -106,7 +137,7 @@ func (r *run) giveUp(s *stop) {
 	r.gaveUp = true
 	out := ended(s)
 	out.Stuck = true
-	r.measure(&out, time.Since(r.began)) // it did nothing but compute
+	r.measure(&out, r.cpu())
 	r.input.Stuck(out)
 }
 
@@ -359,7 +390,11 @@ func (r *run) wrap(n native, c check) {
 	} else {
 		put = r.function(f, n.name, n.length)
 	}
-	_ = h.DefineDataProperty(n.name, put, goja.FLAG_TRUE, goja.FLAG_TRUE, goja.FLAG_FALSE)
+	const yes, no = goja.FLAG_TRUE, goja.FLAG_FALSE
+	_ = h.DefineDataProperty(n.name, put, yes, yes, no)
+	if n.in == inGlobal && strings.HasPrefix(n.name, "parse") { // Number.parseInt is parseInt itself
+		_ = r.rt.Get("Number").ToObject(r.rt).DefineDataProperty(n.name, put, yes, yes, no)
+	}
 }
 
 // function makes a built-in function with a name and a length.
@@ -417,7 +452,7 @@ func (r *run) askKey(v goja.Value) {
 // goroutine.
 func (r *run) look(now time.Time, share int64) {
 	if s := r.stopped.Load(); s != nil {
-		if now.Sub(s.at) > stuckAfter {
+		if r.stuck(now, s) {
 			r.giveUp(s)
 		}
 		return
@@ -436,7 +471,7 @@ func (r *run) look(now time.Time, share int64) {
 		}
 		return
 	}
-	if !r.waiting.Load() && r.elapsed(now) > smallTime {
+	if most := cmp.Or(r.input.InProcessTime, smallTime); !r.waiting.Load() && r.elapsed(now) > most && r.cpu() > most {
 		r.end(&stop{moved: "it runs long"})
 	} else if r.shared.Add(share) > r.smallBudget() {
 		r.end(&stop{moved: "it allocates much"})

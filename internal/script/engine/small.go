@@ -76,6 +76,7 @@ func words(list string) map[string]bool {
 // accessor, and which of them are globals.
 type universe struct {
 	properties, globals map[string]bool
+	natives             map[string]bool // names in the table natives
 }
 
 // small reports whether a property of this name may be used in process.
@@ -94,6 +95,9 @@ type analysis struct {
 	regexps   int             // instructions of its largest regular expression
 	buffers   bool            // it makes buffers by their names
 	asks      map[string]bool // the ask functions that it was rewritten to call
+	escapes   bool            // it takes a charged built-in as a value, not just to call it
+
+	called map[ast.Expression]bool // callees
 
 	fine    map[*ast.Identifier]bool
 	guarded map[ast.Expression]bool // patterns whose source asks first
@@ -104,7 +108,7 @@ type analysis struct {
 func analyse(u *universe, p *ast.Program, lane Lane) *analysis {
 	a := &analysis{
 		u: u, lane: lane, names: map[string]bool{}, hostNames: map[string]bool{}, asks: map[string]bool{},
-		fine: map[*ast.Identifier]bool{}, guarded: map[ast.Expression]bool{}, params: map[*ast.Binding]bool{},
+		called: map[ast.Expression]bool{}, fine: map[*ast.Identifier]bool{}, guarded: map[ast.Expression]bool{}, params: map[*ast.Binding]bool{},
 	}
 	w := walker{enter: a.enter}
 	w.walk(p)
@@ -140,6 +144,7 @@ func (a *analysis) enter(n ast.Node) bool {
 		if id, ok := n.Left.(*ast.Identifier); ok && (smallOwners[string(id.Name)] || hostSmall[string(id.Name)]) {
 			a.fine[id] = true
 		}
+		a.escapes = a.escapes || a.u.natives[string(n.Identifier.Name)] && !a.called[n]
 		a.property(string(n.Identifier.Name))
 	case *ast.BracketExpression:
 		a.bracket(n)
@@ -226,6 +231,7 @@ func (a *analysis) enterRare(n ast.Node) bool {
 // identifier looks at a name that stands for a variable.
 func (a *analysis) identifier(id *ast.Identifier) {
 	name := string(id.Name)
+	a.escapes = a.escapes || smallValues[name] && a.u.natives[name] && !a.called[id]
 	switch {
 	case strings.HasPrefix(name, "\x00"), a.fine[id], smallValues[name]:
 	case hostNames[name]:
@@ -267,6 +273,7 @@ func (a *analysis) bracket(n *ast.BracketExpression) {
 	switch m := n.Member.(type) {
 	case *ast.NumberLiteral:
 	case *ast.StringLiteral:
+		a.escapes = true
 		a.property(string(m.Value))
 	default:
 		a.anyHost = a.anyHost || isThis(n.Left)
@@ -285,6 +292,7 @@ func isThis(e ast.Expression) bool {
 
 // call looks at a call.
 func (a *analysis) call(n *ast.CallExpression) {
+	a.called[n.Callee] = true
 	if id, ok := n.Callee.(*ast.Identifier); ok && smallCalls[string(id.Name)] {
 		a.fine[id] = true
 	}
@@ -367,6 +375,7 @@ func (a *analysis) object(n *ast.ObjectLiteral) {
 
 // objectPattern looks at {a, b: c, ...rest} on the left of an assignment.
 func (a *analysis) objectPattern(n *ast.ObjectPattern) {
+	a.escapes = true
 	if n.Rest != nil && !a.guarded[n] {
 		a.deny("it has a rest property in a nested pattern")
 	}

@@ -151,10 +151,13 @@ type Input struct {
 	Journal *Journal
 	// HasFetch says whether the program has fetch at all.
 	HasFetch bool
-	// Stuck, if set, is called when the run has not stopped 100 ms after it was
-	// told to, because a built-in goes on. It is called once, from another
-	// goroutine, with how the run ended; only the process's end stops the
-	// built-in.
+	// InProcessTime is the processor time after which a run in process is moved;
+	// 0 means 50 ms, which is the most that makes sense.
+	InProcessTime time.Duration
+	// Stuck, if set, is called when the run was told to stop and has used 100 ms
+	// of processor time since, because a built-in goes on. It is called once,
+	// from another goroutine, with how the run ended; only the process's end
+	// stops the built-in.
 	Stuck func(Outcome)
 }
 

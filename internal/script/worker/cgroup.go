@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -18,37 +19,31 @@ const (
 	cgroup2Root = "/sys/fs/cgroup"
 )
 
-// cgroups is the directory under which every worker has a group of its own, on
-// either version. The zero value is a host without a usable controller.
+// cgroups makes the groups of workers, on either version. They stand beside each
+// other and, but for memory on version 1, beside or in the server's own group, so
+// that each has its own share of processor time against the server's. The zero
+// value is a host without a usable controller.
 type cgroups struct {
-	dir string
-	v2  bool
-	// cpu is where version 1 weighs processor time, "" where it does not: a
-	// group for workers, and beside it one for those that run long, so that the
-	// short ones do not answer for the time the long ones took.
-	cpu string
+	dir  string // where they are made, "" without a memory controller
+	cpu  string // the same for processor time on version 1, "" where there is none
+	name string // how their names begin
+	v2   bool
 }
 
-// long returns the group for those that run long.
-func (c cgroups) long() string { return c.cpu + "-long" }
-
-// newCgroups makes a directory with this prefix and our process ID, below this
-// process's own group, or beside it on version 2. What servers that were killed
-// have left under the prefix is removed.
+// newCgroups finds where groups are made whose names begin with this prefix and
+// our process ID. What servers that were killed have left under the prefix is
+// removed.
 func newCgroups(prefix string) (cgroups, error) {
-	name := prefix + "-" + strconv.Itoa(os.Getpid())
+	c := cgroups{name: prefix + "-" + strconv.Itoa(os.Getpid()) + "-"}
 	if _, err := os.Stat(filepath.Join(cgroup1Root, "memory.limit_in_bytes")); err == nil {
-		c := cgroups{dir: filepath.Join(cgroup1Root, ownGroup("memory"), name)}
-		sweep(filepath.Dir(c.dir), prefix)
-		sweep(filepath.Join(cgroup1CPU, ownGroup("cpu")), prefix)
-		if err := mkdir(c.dir); err != nil {
-			return cgroups{}, fmt.Errorf("make cgroup: %w", err)
-		}
-		_ = writeControl(c.dir, "memory.use_hierarchy", 1) // the default, or set above us
-		c.cpu = filepath.Join(cgroup1CPU, ownGroup("cpu"), name)
-		if mkdir(c.cpu) != nil || mkdir(c.long()) != nil || writeControl(c.long(), "cpu.shares", fullShare/longPart) != nil {
+		c.dir = filepath.Join(cgroup1Root, ownGroup("memory"))
+		c.cpu = filepath.Join(cgroup1CPU, ownGroup("cpu"))
+		if _, err := os.Stat(filepath.Join(c.cpu, "cpu.shares")); err != nil {
 			c.cpu = ""
 		}
+		sweep(c.dir, prefix)
+		sweep(c.cpu, prefix)
+		_ = writeControl(c.dir, "memory.use_hierarchy", 1) // the default, or set above us
 		return c, nil
 	}
 	if _, err := os.Stat(filepath.Join(cgroup2Root, "cgroup.controllers")); err != nil {
@@ -56,43 +51,55 @@ func newCgroups(prefix string) (cgroups, error) {
 	}
 	// A group with processes cannot hand its controllers down, so that workers
 	// live beside the server's group, not in it.
-	parent := filepath.Dir(filepath.Join(cgroup2Root, ownGroup("")))
-	if !strings.HasPrefix(parent, cgroup2Root) {
-		parent = cgroup2Root
+	c.v2, c.dir = true, filepath.Dir(filepath.Join(cgroup2Root, ownGroup("")))
+	if !strings.HasPrefix(c.dir, cgroup2Root) {
+		c.dir = cgroup2Root
 	}
-	c := cgroups{dir: filepath.Join(parent, name), v2: true}
-	sweep(parent, prefix)
-	_ = os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), []byte("+memory"), 0o600)
-	_ = os.WriteFile(filepath.Join(parent, "cgroup.subtree_control"), []byte("+cpu"), 0o600)
-	if err := mkdir(c.dir); err != nil {
-		return cgroups{}, fmt.Errorf("make cgroup: %w", err)
-	}
-	if err := os.WriteFile(filepath.Join(c.dir, "cgroup.subtree_control"), []byte("+memory"), 0o600); err != nil {
-		return cgroups{}, fmt.Errorf("enable the memory controller: %w", errors.Join(err, os.Remove(c.dir)))
-	}
+	sweep(c.dir, prefix)
 	_ = os.WriteFile(filepath.Join(c.dir, "cgroup.subtree_control"), []byte("+cpu"), 0o600)
+	if err := os.WriteFile(filepath.Join(c.dir, "cgroup.subtree_control"), []byte("+memory"), 0o600); err != nil {
+		return cgroups{}, fmt.Errorf("enable the memory controller: %w", err)
+	}
 	return c, nil
 }
 
-// fullShare and fullWeight are the kernel's defaults for processor time, of
-// which programs that run long get one part in longPart.
+// rank is how much of a busy processor a worker gets.
+type rank int
+
+const (
+	// rankFront is as much as any other process: short runs.
+	rankFront rank = iota
+	// rankMiddle is a quarter of that: workers that start, end or clean up while
+	// nobody waits for them.
+	rankMiddle
+	// rankBack is a fiftieth: runs that have become long.
+	rankBack
+	// rankIdle is what nobody else wants: long runs of programs that hit a limit
+	// before.
+	rankIdle
+)
+
+// part is one in how many parts of the kernel's default share a rank gets.
+var part = [...]int64{rankFront: 1, rankMiddle: 4, rankBack: 50}
+
+// fullShare and fullWeight are the kernel's defaults for processor time.
 const (
 	fullShare  = 1024
 	fullWeight = 100
-	longPart   = 50
 )
 
 // sweep removes groups under parent whose names begin with prefix and a hyphen,
 // unless there are still processes in them.
 func sweep(parent, prefix string) {
-	for _, pattern := range []string{prefix + "-*/w*", prefix + "-*"} {
-		dirs, err := filepath.Glob(filepath.Join(parent, pattern))
-		if err != nil {
-			return // the prefix is no pattern
-		}
-		for _, d := range dirs {
-			_ = os.Remove(d) // the kernel refuses what is in use
-		}
+	if parent == "" {
+		return
+	}
+	dirs, err := filepath.Glob(filepath.Join(parent, prefix+"-*"))
+	if err != nil {
+		return // the prefix is no pattern
+	}
+	for _, d := range dirs {
+		_ = os.Remove(d) // the kernel refuses what is in use
 	}
 }
 
@@ -125,18 +132,6 @@ func ownGroup(controller string) string {
 	return "/"
 }
 
-// remove removes the directory; its groups must be gone.
-func (c cgroups) remove() error {
-	if c.dir == "" {
-		return nil
-	}
-	err := removeGroup(c.dir)
-	if c.cpu != "" {
-		err = errors.Join(err, removeGroup(c.cpu), removeGroup(c.long()))
-	}
-	return err
-}
-
 // removeGroup removes a group, for whose last process the kernel may need a moment.
 func removeGroup(dir string) error {
 	var err error
@@ -152,12 +147,13 @@ func removeGroup(dir string) error {
 
 // group is the cgroup of one worker. A nil group does nothing.
 type group struct {
-	dir    string
-	all    cgroups
-	pid    int
-	v2     bool
-	limit  int64
-	behind bool // the processor share is the small one
+	dir   string
+	cpu   string // its group for processor time, "" for none
+	v2    bool
+	limit int64
+
+	mu   sync.Mutex
+	rank rank
 }
 
 // make makes a group without a limit yet.
@@ -165,37 +161,50 @@ func (c cgroups) make(id int) (*group, error) {
 	if c.dir == "" {
 		return nil, nil //nolint:nilnil // a nil group is one that does nothing
 	}
-	g := &group{dir: filepath.Join(c.dir, "w"+strconv.Itoa(id)), v2: c.v2, all: c}
+	name := c.name + strconv.Itoa(id)
+	g := &group{dir: filepath.Join(c.dir, name), v2: c.v2}
 	if err := mkdir(g.dir); err != nil {
 		return nil, fmt.Errorf("make cgroup: %w", err)
 	}
 	if g.v2 {
 		_ = writeControl(g.dir, "memory.swap.max", 0)
 		_ = writeControl(g.dir, "memory.oom.group", 1)
-	} else {
-		_ = writeControl(g.dir, "memory.swappiness", 0)
+		g.cpu = g.dir
+		return g, nil
+	}
+	_ = writeControl(g.dir, "memory.swappiness", 0)
+	if c.cpu != "" { // a matter of speed only
+		if g.cpu = filepath.Join(c.cpu, name); mkdir(g.cpu) != nil {
+			g.cpu = ""
+		}
 	}
 	return g, nil
 }
 
-// stepBehind gives the group a small share of a busy processor, or its full
-// share again: programs that run long do it behind those that do not. Where
-// the kernel cannot, nothing happens.
-func (g *group) stepBehind(behind bool) {
-	if g == nil || g.behind == behind {
+// setRank gives the group its share of a busy processor. Where the kernel
+// cannot, nothing happens. It may be called from any goroutine.
+func (g *group) setRank(r rank) {
+	if g == nil || g.cpu == "" {
 		return
 	}
-	g.behind = behind
-	switch {
-	case g.v2 && behind:
-		_ = writeControl(g.dir, "cpu.weight", fullWeight/longPart)
-	case g.v2:
-		_ = writeControl(g.dir, "cpu.weight", fullWeight)
-	case g.all.cpu != "" && behind:
-		_ = writeControl(g.all.long(), "cgroup.procs", int64(g.pid))
-	case g.all.cpu != "":
-		_ = writeControl(g.all.cpu, "cgroup.procs", int64(g.pid))
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.rank == r {
+		return
 	}
+	was := g.rank
+	g.rank = r
+	if r == rankIdle && writeControl(g.cpu, "cpu.idle", 1) == nil {
+		return
+	}
+	if was == rankIdle {
+		_ = writeControl(g.cpu, "cpu.idle", 0)
+	}
+	name, full := "cpu.shares", int64(fullShare)
+	if g.v2 {
+		name, full = "cpu.weight", fullWeight
+	}
+	_ = writeControl(g.cpu, name, full/part[min(r, rankBack)])
 }
 
 // add moves a process in.
@@ -203,9 +212,8 @@ func (g *group) add(pid int) error {
 	if g == nil {
 		return nil
 	}
-	g.pid = pid
-	if g.all.cpu != "" {
-		_ = writeControl(g.all.cpu, "cgroup.procs", int64(pid)) // a matter of speed only
+	if g.cpu != "" && g.cpu != g.dir {
+		_ = writeControl(g.cpu, "cgroup.procs", int64(pid))
 	}
 	return writeControl(g.dir, "cgroup.procs", int64(pid))
 }
@@ -264,7 +272,11 @@ func (g *group) remove() error {
 	if g == nil {
 		return nil
 	}
-	return removeGroup(g.dir)
+	err := removeGroup(g.dir)
+	if g.cpu != "" && g.cpu != g.dir {
+		err = errors.Join(err, removeGroup(g.cpu))
+	}
+	return err
 }
 
 func writeControl(dir, name string, n int64) error {

@@ -19,9 +19,9 @@ type Config struct {
 	// Executable is the binary whose main calls [Main] under the name [Name].
 	// Default: this process's own.
 	Executable string
-	// Idle is how many workers are kept ready. Default 2.
+	// Idle is how many workers are kept ready. Default 3.
 	Idle int
-	// Max is how many there may be at once. Default 8.
+	// Max is how many there may be at once. Default 16.
 	Max int
 	// Cgroup is the beginning of the name of the directory that holds the
 	// workers' cgroups; the server's process ID is added. Default
@@ -30,7 +30,8 @@ type Config struct {
 	// Root is an empty directory that workers take as their root; it is made
 	// when it is not there. Default: a temporary one.
 	Root string
-	// UserBase is the first of Max user IDs that workers run as. Default 1800000000.
+	// UserBase is the first of the user IDs that workers run as, each another: at
+	// most Max and those that are being ended. Default 1800000000.
 	UserBase int
 	// Wait is how long a run waits for a free worker. Default 10 s.
 	Wait time.Duration
@@ -66,11 +67,11 @@ type Pool struct {
 	wg         sync.WaitGroup
 
 	mu       sync.Mutex
-	idle     []*worker      // the last is the one used last
-	waiters  []chan *worker // in the order they came
-	behind   []chan *worker // the same, for tasks that are Behind
-	total    int            // idle, busy and starting
-	starting int
+	idle     []*worker               // the last is the one used last
+	waiting  [classes][]chan *worker // in the order they came
+	total    int                     // idle, busy and starting
+	starting map[*worker]struct{}
+	slots    map[int]bool // user IDs in use, from UserBase on
 	next     int
 	closed   bool
 	failures int // starts that failed in a row
@@ -91,10 +92,10 @@ func New(cfg Config) (*Pool, error) {
 		cfg.Executable = "/proc/self/exe"
 	}
 	if cfg.Idle == 0 {
-		cfg.Idle = 2
+		cfg.Idle = 3
 	}
 	if cfg.Max == 0 {
-		cfg.Max = 8
+		cfg.Max = 16
 	}
 	if cfg.Cgroup == "" {
 		cfg.Cgroup = "bulkhead-scripts"
@@ -114,6 +115,7 @@ func New(cfg Config) (*Pool, error) {
 	}
 	return &Pool{
 		cfg: cfg, log: cfg.Log, privileged: os.Geteuid() == 0, wake: make(chan struct{}, 1),
+		starting: map[*worker]struct{}{}, slots: map[int]bool{},
 	}, nil
 }
 
@@ -173,24 +175,54 @@ func (p *Pool) fill(ctx context.Context) error {
 	if p.failures >= maxFailures {
 		return fmt.Errorf("start script workers: %w", p.failure)
 	}
-	for p.starting < startsAtOnce && p.total < p.cfg.Max &&
-		len(p.idle)+p.starting < p.cfg.Idle+len(p.waiters)+len(p.behind) {
-		id := p.next
-		p.next++
+	for len(p.starting) < startsAtOnce && p.total < p.cfg.Max &&
+		len(p.idle)+len(p.starting) < p.cfg.Idle+p.waitingLocked() {
+		w := p.newWorkerLocked()
 		p.total++
-		p.starting++
-		p.wg.Go(func() { p.add(ctx, id) })
+		p.starting[w] = struct{}{}
+		p.wg.Go(func() { p.add(ctx, w) })
 	}
 	return nil
 }
 
-// add starts one worker and hands it out.
-func (p *Pool) add(ctx context.Context, id int) {
-	w, err := p.start(ctx, id)
+// newWorkerLocked names a worker that is to be started: its number is new, and
+// its user nobody else's now.
+func (p *Pool) newWorkerLocked() *worker {
+	w := &worker{id: p.next, ended: make(chan struct{})}
+	p.next++
+	for p.slots[w.slot] {
+		w.slot++
+	}
+	p.slots[w.slot] = true
+	return w
+}
+
+// hasten lets workers that are being started have the processor as those that
+// wait for them would, and for the rest in the background.
+func (p *Pool) hasten() {
 	p.mu.Lock()
-	p.starting--
+	defer p.mu.Unlock()
+	wanted := len(p.waiting[ClassQuick]) + len(p.waiting[ClassUnknown])
+	for w := range p.starting {
+		switch {
+		case w.group == nil:
+		case wanted > 0:
+			w.group.setRank(rankFront)
+		default:
+			w.group.setRank(rankMiddle)
+		}
+		wanted--
+	}
+}
+
+// add starts one worker and hands it out.
+func (p *Pool) add(ctx context.Context, w *worker) {
+	err := p.start(ctx, w)
+	p.mu.Lock()
+	delete(p.starting, w)
 	if err != nil {
 		p.total--
+		delete(p.slots, w.slot)
 		if ctx.Err() == nil {
 			p.failures++
 			p.failure = err
@@ -221,18 +253,18 @@ func (p *Pool) look() {
 // handLocked gives w to the first who waits, or keeps it idle: a new one as the
 // last to be used. It reports false when w is not wanted.
 func (p *Pool) handLocked(w *worker, fresh bool) bool {
+	if !p.closed {
+		for c, queue := range p.waiting {
+			if len(queue) > 0 && len(p.idle)+1 >= p.leastIdle(Class(c)) {
+				p.wg.Add(1) // for the run that gets it
+				queue[0] <- w
+				p.waiting[c] = queue[1:]
+				return true
+			}
+		}
+	}
 	switch {
 	case p.closed:
-	case len(p.waiters) > 0:
-		p.wg.Add(1) // for the run that gets it
-		p.waiters[0] <- w
-		p.waiters = p.waiters[1:]
-		return true
-	case len(p.behind) > 0 && len(p.idle) > 0:
-		p.wg.Add(1)
-		p.behind[0] <- w
-		p.behind = p.behind[1:]
-		return true
 	case fresh:
 		p.idle = append([]*worker{w}, p.idle...)
 		return true
@@ -249,25 +281,29 @@ func (p *Pool) end(w *worker) {
 	if err := w.stop(); err != nil {
 		p.log.Warn("a script worker left something behind", "worker", w.id, "error", err)
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.slots, w.slot)
 }
 
-// clean ends all workers and removes the cgroups and the root.
+// clean ends all workers, with their cgroups, and removes the root.
 func (p *Pool) clean() error {
 	p.mu.Lock()
 	p.closed = true
 	idle := p.idle
 	p.idle = nil
-	for _, waiter := range slices.Concat(p.waiters, p.behind) {
-		close(waiter)
+	for c, queue := range p.waiting {
+		for _, waiter := range queue {
+			close(waiter)
+		}
+		p.waiting[c] = nil
 	}
-	p.waiters, p.behind = nil, nil
 	p.mu.Unlock()
 	var errs []error
 	for _, w := range idle {
 		errs = append(errs, w.stop())
 	}
 	p.wg.Wait()
-	errs = append(errs, p.groups.remove())
 	if p.root != "" && p.cfg.Root == "" {
 		errs = append(errs, os.Remove(p.root))
 	}
@@ -283,15 +319,47 @@ func (p *Pool) Stats() Stats {
 	return s
 }
 
-// acquire takes an idle worker, the one used last, or waits for one in turn. A
-// caller that is behind leaves the last idle worker to those who are not.
-func (p *Pool) acquire(ctx context.Context, behind bool) (*worker, error) {
-	least, queue := 1, &p.waiters
-	if behind {
-		least, queue = min(2, p.cfg.Idle), &p.behind
+// Class says how likely a task is to be done soon, and by that who goes first
+// where workers or processor time are short.
+type Class int
+
+// The classes; a class goes before those that follow it.
+const (
+	// ClassQuick is for programs that were quick before. It takes any worker.
+	ClassQuick Class = iota
+	// ClassUnknown leaves one idle worker to those.
+	ClassUnknown
+	// ClassBehind is for what is not urgent, or is likely to ruin its worker: it
+	// takes a worker only where as many are idle as are kept ready, and begins
+	// with a small share of the processor.
+	ClassBehind
+	classes
+)
+
+// leastIdle returns how many workers must be idle for a task to take one.
+func (p *Pool) leastIdle(c Class) int {
+	switch c {
+	case ClassQuick:
+		return 1
+	case ClassUnknown:
+		return min(2, p.cfg.Idle)
 	}
+	return p.cfg.Idle
+}
+
+// waitingLocked returns how many tasks wait for a worker.
+func (p *Pool) waitingLocked() int {
+	n := 0
+	for _, queue := range p.waiting {
+		n += len(queue)
+	}
+	return n
+}
+
+// acquire takes an idle worker, the one used last, or waits for one in turn.
+func (p *Pool) acquire(ctx context.Context, c Class) (*worker, error) {
 	p.mu.Lock()
-	if n := len(p.idle); n >= least && !p.closed {
+	if n := len(p.idle); n >= p.leastIdle(c) && !p.closed {
 		w := p.idle[n-1]
 		p.idle = p.idle[:n-1]
 		p.wg.Add(1)
@@ -303,10 +371,11 @@ func (p *Pool) acquire(ctx context.Context, behind bool) (*worker, error) {
 	if p.closed {
 		close(turn)
 	} else {
-		*queue = append(*queue, turn)
+		p.waiting[c] = append(p.waiting[c], turn)
 	}
 	p.mu.Unlock()
 	p.look()
+	p.hasten()
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Wait)
 	defer cancel()
 	select {
@@ -315,7 +384,7 @@ func (p *Pool) acquire(ctx context.Context, behind bool) (*worker, error) {
 	case <-ctx.Done():
 	}
 	p.mu.Lock()
-	*queue = slices.DeleteFunc(*queue, func(c chan *worker) bool { return c == turn })
+	p.waiting[c] = slices.DeleteFunc(p.waiting[c], func(c chan *worker) bool { return c == turn })
 	p.mu.Unlock()
 	select {
 	case w, ok := <-turn: // in the same instant
@@ -365,9 +434,8 @@ type Task struct {
 	Source string
 	// Input is what the engine needs; its Journal may hold what happened already.
 	Input engine.Input
-	// Behind leaves the last idle worker to others: for what is not urgent, or
-	// is likely to ruin its worker.
-	Behind bool
+	// Class says who goes first.
+	Class Class
 }
 
 // Do runs a task in a worker. It blocks until the run has ended or ctx has; a
@@ -375,7 +443,7 @@ type Task struct {
 // [bulkhead.CodeUnavailable] when no worker was free; whatever the program does
 // is an outcome.
 func (p *Pool) Do(ctx context.Context, t Task) (engine.Outcome, error) {
-	w, err := p.acquire(ctx, t.Behind)
+	w, err := p.acquire(ctx, t.Class)
 	if err != nil {
 		return engine.Outcome{}, err
 	}
@@ -385,7 +453,7 @@ func (p *Pool) Do(ctx context.Context, t Task) (engine.Outcome, error) {
 	out, err := w.run(ctx, &runRequest{
 		Source: t.Source, Input: t.Input.JSON, Limits: t.Input.Limits,
 		Journal: t.Input.Journal, HasFetch: t.Input.HasFetch,
-	}, t.Input.Host)
+	}, t.Input.Host, t.Class == ClassBehind)
 	if err == nil && out.Usage.PeakBytes > cleanAbove {
 		go func() { p.release(w, w.cleaned(&out)) }() // release ends what keeps Run waiting
 	} else {
@@ -408,7 +476,7 @@ const (
 // program it is: a parser is fed with other people's texts, and some of them
 // keep it busy for ever. The error is that of [Pool.Do].
 func (p *Pool) Vet(ctx context.Context, source string) (engine.Verdict, error) {
-	w, err := p.acquire(ctx, false)
+	w, err := p.acquire(ctx, ClassUnknown)
 	if err != nil {
 		return engine.Verdict{}, err
 	}
@@ -426,7 +494,7 @@ func (p *Pool) Vet(ctx context.Context, source string) (engine.Verdict, error) {
 // Build turns TypeScript into JavaScript in a worker, since the parser's stack
 // and memory grow with the source. A *engine.SyntaxError says what is wrong.
 func (p *Pool) Build(ctx context.Context, source string) (string, error) {
-	w, err := p.acquire(ctx, false)
+	w, err := p.acquire(ctx, ClassUnknown)
 	if err != nil {
 		return "", err
 	}

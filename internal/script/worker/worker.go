@@ -27,7 +27,7 @@ const (
 	// graceTime is how long after its time limit a run may go on before its
 	// process is killed: a built-in that cannot be interrupted.
 	graceTime = 250 * time.Millisecond
-	// longRun is the processor time after which a run steps behind the others.
+	// longRun is the processor time after which a run gets less of it than others.
 	longRun = 20 * time.Millisecond
 	// tailBytes is how much of a worker's standard error is kept.
 	tailBytes = 4 << 10
@@ -36,10 +36,11 @@ const (
 // process of the server's side: one worker.
 type worker struct {
 	id    int
+	slot  int // of the user IDs
 	cmd   *exec.Cmd
 	conn  net.Conn
-	group *group
-	base  int64 // what its cgroup used when it was ready
+	group *group // guarded by the pool's mu until the worker is ready
+	base  int64  // what its cgroup used when it was ready
 	tail  tail
 	runs  int
 	ready ready
@@ -84,24 +85,23 @@ func (t *tail) contains(words ...string) bool {
 }
 
 // start starts a worker and waits until it is confined and warm.
-func (p *Pool) start(ctx context.Context, id int) (w *worker, err error) {
+func (p *Pool) start(ctx context.Context, w *worker) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("make a socket pair: %w", err)
+		return fmt.Errorf("make a socket pair: %w", err)
 	}
 	ours, theirs := os.NewFile(uintptr(fds[0]), "worker"), os.NewFile(uintptr(fds[1]), "server")
 	defer func() { _ = theirs.Close() }()
-	w = &worker{id: id, ended: make(chan struct{})}
 	w.conn, err = net.FileConn(ours)
 	_ = ours.Close()
 	if err != nil {
-		return nil, fmt.Errorf("open the socket: %w", err)
+		return fmt.Errorf("open the socket: %w", err)
 	}
 	uid := 0
 	if p.privileged {
-		uid = p.cfg.UserBase + id%p.cfg.Max
+		uid = p.cfg.UserBase + w.slot
 	}
 	w.cmd = &exec.Cmd{
 		Path: p.cfg.Executable, Args: []string{Name, strconv.Itoa(uid), p.root},
@@ -115,20 +115,25 @@ func (p *Pool) start(ctx context.Context, id int) (w *worker, err error) {
 		w.cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS |
 			unix.CLONE_NEWPID | unix.CLONE_NEWNS
 	}
-	if w.group, err = p.groups.make(id); err != nil {
-		return nil, errors.Join(err, w.conn.Close())
+	g, err := p.groups.make(w.id)
+	if err != nil {
+		return errors.Join(err, w.conn.Close())
 	}
+	p.mu.Lock()
+	w.group = g
+	p.mu.Unlock()
+	p.hasten()
 	if err := w.cmd.Start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("start a worker: %w", err), w.conn.Close(), w.group.remove())
+		return errors.Join(fmt.Errorf("start a worker: %w", err), w.conn.Close(), w.group.remove())
 	}
 	go func() {
 		_ = w.cmd.Wait() // how it ended stands in ProcessState
 		close(w.ended)
 	}()
 	if err := w.welcome(ctx); err != nil {
-		return nil, errors.Join(err, w.stop())
+		return errors.Join(err, w.stop())
 	}
-	return w, nil
+	return nil
 }
 
 // welcome places the process in its cgroup, then lets it begin.
@@ -246,7 +251,7 @@ func (w *worker) answer(data []byte, host engine.Host) error {
 
 // run does one run. The error means that the worker must be replaced; the
 // outcome says what the program did even then.
-func (w *worker) run(ctx context.Context, req *runRequest, host engine.Host) (engine.Outcome, error) {
+func (w *worker) run(ctx context.Context, req *runRequest, host engine.Host, suspect bool) (engine.Outcome, error) {
 	w.runs++
 	limit := req.Limits.MemoryMB << 20
 	// Beside the program's own memory: what the collector needs before it runs,
@@ -257,44 +262,61 @@ func (w *worker) run(ctx context.Context, req *runRequest, host engine.Host) (en
 	}
 	var out engine.Outcome
 	began := time.Now()
-	quick := w.watchLong()
+	stop := w.watch(req.Limits.Time(), suspect)
 	err := w.exchange(ctx, kindRun, req, exchange{
 		want: kindOutcome, into: &out, host: host, time: req.Limits.Time(),
 		most: 2*req.Limits.ResultBytes + 2*maxPayload, left: req.Limits.LogBytes + 16<<10,
 	})
-	quick()
+	stop()
+	if err == nil && out.Usage.PeakBytes <= cleanAbove {
+		w.group.setRank(rankFront)
+	} else {
+		w.group.setRank(rankMiddle) // it cleans up, or is taken down
+	}
 	if err == nil {
 		return out, w.worn(&out)
 	}
 	return w.autopsy(ctx, req, time.Since(began)), err
 }
 
-// watchLong makes the worker step behind the others once its run has used
-// longRun of processor time. The function that it returns ends that.
-func (w *worker) watchLong() (stop func()) {
+// watch moves the worker back among those that want the processor as its run
+// becomes long: after longRun of processor time. One that is suspect begins there,
+// and then gets only what nobody wants. At its time limit it comes to the front
+// again, to end. The function that watch returns ends the watching.
+func (w *worker) watch(limit time.Duration, suspect bool) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	began := w.cpuTime()
+	began, long := w.cpuTime(), rankBack
+	if suspect {
+		w.group.setRank(rankBack)
+		long = rankIdle
+	} else {
+		w.group.setRank(rankFront)
+	}
 	go func() {
 		defer close(done)
+		end := time.NewTimer(limit)
+		defer end.Stop()
 		tick := time.NewTicker(longRun)
 		defer tick.Stop()
 		for {
 			select {
 			case <-ctx.Done():
 				return
+			case <-end.C:
+				w.group.setRank(rankFront)
+				return
 			case <-tick.C:
 			}
 			if w.cpuTime()-began >= longRun {
-				w.group.stepBehind(true)
-				return
+				w.group.setRank(long)
+				tick.Stop()
 			}
 		}
 	}()
 	return func() {
 		cancel()
 		<-done
-		w.group.stepBehind(false)
 	}
 }
 

@@ -1,3 +1,3 @@
 // a buffer that no machine has
-// end: memory_limit
+// end: exited 1 RangeError
 new ArrayBuffer(2 ** 50).byteLength
