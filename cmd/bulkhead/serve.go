@@ -43,6 +43,7 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/quota"
 	"github.com/bulkheadhq/bulkhead/internal/store"
 	"github.com/bulkheadhq/bulkhead/internal/template"
+	"github.com/bulkheadhq/bulkhead/internal/trace"
 )
 
 // credentialsFile, in the data folder, tells the command line of this host where
@@ -324,7 +325,10 @@ func processor() string {
 // openEdges opens the API, the data plane and what they need.
 func (s *server) openEdges(ctx context.Context) error {
 	registry := prometheus.NewRegistry()
-	var err error
+	tracer, err := trace.New(registry)
+	if err != nil {
+		return fmt.Errorf("open tracer: %w", err)
+	}
 	if s.proxy, err = proxy.New(proxy.Config{
 		Routes: s.node, Lister: s.node, Domain: s.cfg.Domain, MaxStreamsPerSandbox: s.cfg.MaxStreams,
 		Registry: registry, Log: s.log,
@@ -337,7 +341,7 @@ func (s *server) openEdges(ctx context.Context) error {
 	control, err := api.New(api.Config{
 		Lifecycle: s.node, Networks: s.node, Lookup: s.node, Telemetry: s.node, Templates: apiTemplates{s.templates},
 		History: s.store, Authenticator: s.store, Keys: s.store,
-		Domain: s.sdkDomain(), MaxTTL: s.cfg.MaxTTL, Registry: registry, Log: s.log,
+		Domain: s.sdkDomain(), MaxTTL: s.cfg.MaxTTL, Registry: registry, Tracer: tracer, Log: s.log,
 		Scripts: s.scripts.service.Handler(),
 	})
 	if err != nil {

@@ -24,6 +24,7 @@ import (
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/store"
+	"github.com/bulkheadhq/bulkhead/internal/trace"
 )
 
 // Bounds on what a client may send.
@@ -146,6 +147,8 @@ type Config struct {
 	OpenMetrics bool
 	// Healthy says why the server should get no requests; nil means always healthy.
 	Healthy func(context.Context) error
+	// Tracer, if any, times the stages of requests; they are told in Server-Timing.
+	Tracer *trace.Tracer
 	// Registry gets the server's metrics and is what /metrics shows.
 	Registry *prometheus.Registry
 	// Log gets a line for each request: debug when it went well, info when it was

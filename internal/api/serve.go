@@ -16,6 +16,7 @@ import (
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/store"
+	"github.com/bulkheadhq/bulkhead/internal/trace"
 )
 
 // requestIDHeader carries the request's name, ours or the client's.
@@ -88,7 +89,15 @@ func (s *Server) route(w *recorder, r *http.Request) {
 // handle registers an endpoint for callers with the scope.
 func (s *Server) handle(pattern, scope string, serve endpoint) {
 	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-		c, err := s.admit(r, scope)
+		if rec, ok := w.(*recorder); ok && s.cfg.Tracer != nil {
+			var ctx context.Context
+			ctx, rec.timing = s.cfg.Tracer.Request(r.Context(), pattern)
+			defer rec.timing.End()
+			r = r.WithContext(ctx)
+		}
+		ctx, end := trace.Stage(r.Context(), "key")
+		c, err := s.admit(r.WithContext(ctx), scope)
+		end(err)
 		if err != nil {
 			s.writeError(w, r, err)
 			return
@@ -249,12 +258,14 @@ func requestID(r *http.Request) string {
 type recorder struct {
 	http.ResponseWriter
 	status int
+	timing *trace.Timing // nil for a request that nobody times
 }
 
 // WriteHeader implements [http.ResponseWriter].
 func (w *recorder) WriteHeader(status int) {
 	if w.status == 0 && status >= 200 {
 		w.status = status
+		w.tell()
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
@@ -263,8 +274,16 @@ func (w *recorder) WriteHeader(status int) {
 func (w *recorder) Write(b []byte) (int, error) {
 	if w.status == 0 {
 		w.status = http.StatusOK
+		w.tell()
 	}
 	return w.ResponseWriter.Write(b)
+}
+
+// tell puts the stages of a request that went well into its answer.
+func (w *recorder) tell() {
+	if w.timing != nil && w.status < http.StatusBadRequest {
+		w.Header().Set("Server-Timing", w.timing.Header())
+	}
 }
 
 // Unwrap lets [http.ResponseController] reach the connection.

@@ -25,6 +25,7 @@ var layers = map[string]int{
 	"internal/script/engine": 1,
 	"internal/guest":         1,
 	"internal/resolver":      2,
+	"internal/trace":         1,
 	"internal/simulate":      2,
 	"internal/pool":          2,
 	"internal/store":         2,

@@ -22,6 +22,7 @@ import (
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
 	"github.com/bulkheadhq/bulkhead/internal/pool"
+	"github.com/bulkheadhq/bulkhead/internal/trace"
 )
 
 // Create makes a sandbox and returns it once it serves requests and its row is
@@ -42,15 +43,18 @@ func (n *Node) Create(ctx context.Context, req bulkhead.CreateRequest) (_ bulkhe
 	if req.TTL <= 0 {
 		return bulkhead.Sandbox{}, bulkhead.Errorf(bulkhead.CodeInvalid, "timeout is %s; it must be greater than 0", req.TTL)
 	}
-	booking, err := n.book(ctx, req, t)
-	if err != nil {
+	stageCtx, end := trace.Stage(ctx, "book")
+	booking, err := n.book(stageCtx, req, t)
+	if end(err); err != nil {
 		return bulkhead.Sandbox{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.CreateTimeout)
 	defer cancel()
 	began := time.Now()
-	box, stage, err := n.cfg.Pool.Acquire(ctx, t, booking.Allocation().Limits)
-	if err != nil {
+	stageCtx, end = trace.Stage(ctx, "acquire")
+	box, stage, err := n.cfg.Pool.Acquire(stageCtx, t, booking.Allocation().Limits)
+	trace.From(ctx, string(stage))
+	if end(err); err != nil {
 		booking.Return(time.Now())
 		return bulkhead.Sandbox{}, refusal(err)
 	}
@@ -117,7 +121,9 @@ func (n *Node) bind(ctx context.Context, l *lease, req bulkhead.CreateRequest, t
 	if err != nil {
 		return err
 	}
-	if err := l.box.Part.Bind(ctx, sb.Limits, egress); err != nil {
+	stageCtx, end := trace.Stage(ctx, "limits")
+	err = l.box.Part.Bind(stageCtx, sb.Limits, egress)
+	if end(err); err != nil {
 		return fmt.Errorf("bind limits: %w", err)
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -127,9 +133,16 @@ func (n *Node) bind(ctx context.Context, l *lease, req bulkhead.CreateRequest, t
 		}
 		return nil
 	})
-	g.Go(func() error { return n.initBox(ctx, l.box.Part.Addr(), n.identity(sb, req, t)) })
 	g.Go(func() error {
-		if err := n.cfg.Store.PutSandbox(ctx, sb); err != nil {
+		ctx, end := trace.Stage(ctx, "identity")
+		err := n.initBox(ctx, l.box.Part.Addr(), n.identity(sb, req, t))
+		end(err)
+		return err
+	})
+	g.Go(func() error {
+		ctx, end := trace.Stage(ctx, "record")
+		err := n.cfg.Store.PutSandbox(ctx, sb)
+		if end(err); err != nil {
 			return fmt.Errorf("record sandbox: %w", err)
 		}
 		l.recorded = true

@@ -10,6 +10,7 @@ import (
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
+	"github.com/bulkheadhq/bulkhead/internal/trace"
 )
 
 // Maker makes boxes out of a driver and parts. It is safe for concurrent use.
@@ -30,15 +31,18 @@ type Maker struct {
 
 // create makes a cold box.
 func (m *Maker) create(ctx context.Context, t bulkhead.Template, l bulkhead.Limits) (*Box, error) {
-	part, err := m.Parts.Acquire(ctx, l)
-	if err != nil {
+	stageCtx, end := trace.Stage(ctx, "parts")
+	part, err := m.Parts.Acquire(stageCtx, l)
+	if end(err); err != nil {
 		return nil, fmt.Errorf("acquire parts: %w", err)
 	}
 	spec := BoxSpec{
 		ID: part.Box(), Image: t.Image, Netns: part.Netns(), Guest: m.Guest,
 		Hostname: "sandbox", Limits: l, Env: guestEnv(t),
 	}
-	if err := m.Driver.Create(ctx, spec); err != nil {
+	stageCtx, end = trace.Stage(ctx, "boot")
+	err = m.Driver.Create(stageCtx, spec)
+	if end(err); err != nil {
 		return nil, errors.Join(fmt.Errorf("create box: %w", err), part.Release(context.WithoutCancel(ctx)))
 	}
 	return m.box(t, l, part), nil
@@ -81,18 +85,24 @@ func (m *Maker) warm(ctx context.Context, b *Box) error {
 		dir, ok = m.Snapshots.dir(b.Template)
 	}
 	if ok {
-		if err := m.Driver.Restore(ctx, b.ID, dir); err != nil {
+		stageCtx, end := trace.Stage(ctx, "restore")
+		err := m.Driver.Restore(stageCtx, b.ID, dir)
+		if end(err); err != nil {
 			return fmt.Errorf("restore box: %w", err)
 		}
 	} else {
 		b.hear()
-		if err := m.start(ctx, b); err != nil {
+		stageCtx, end := trace.Stage(ctx, "start")
+		err := m.start(stageCtx, b)
+		if end(err); err != nil {
 			return err
 		}
 	}
 	b.restored = ok
 	if m.Ready != nil {
-		if err := m.Ready(ctx, b.Part); err != nil {
+		stageCtx, end := trace.Stage(ctx, "reach")
+		err := m.Ready(stageCtx, b.Part)
+		if end(err); err != nil {
 			return fmt.Errorf("reach box: %w", err)
 		}
 	}
