@@ -66,7 +66,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		name string
 		run  func(context.Context, options, *report) error
 	}{
-		{"lifecycle", lifecycle}, {"exec", roundTrips}, {"burst", bursts}, {"sustained", sustained},
+		{"lifecycle", lifecycle}, {"stages", stages}, {"exec", roundTrips}, {"burst", bursts},
+		{"interactive", interactive}, {"sustained", sustained}, {"memory", memory},
 	}
 	for _, s := range suites {
 		if f.NArg() > 0 && !slices.Contains(f.Args(), s.name) {
@@ -120,21 +121,38 @@ func measureMany(ctx context.Context, n, parallel int, warmUp bool, f func(conte
 				took, err := f(one)
 				cancel()
 				mu.Lock()
-				if err != nil {
-					s.failures++
-					if s.firstErr == nil {
-						s.firstErr = err
-					}
-				} else {
-					s.times = append(s.times, took)
-				}
+				s.note(took, err)
 				mu.Unlock()
 			}
 		})
 	}
 	g.Wait()
-	slices.Sort(s.times)
+	s.sort()
 	return s
+}
+
+// note adds one measurement, or a failure. A time of 0 stands for a step that is
+// not measured.
+func (s *sample) note(took time.Duration, err error) {
+	switch {
+	case err != nil:
+		s.failures++
+		if s.firstErr == nil {
+			s.firstErr = err
+		}
+	case took > 0:
+		s.times = append(s.times, took)
+	}
+}
+
+func (s *sample) sort() { slices.Sort(s.times) }
+
+// pause waits for d, or for ctx to end.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
+	}
 }
 
 // percentile is by the nearest rank.

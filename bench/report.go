@@ -31,3 +31,8 @@ func (r *report) rate(name string, perSecond float64, failures int, peerName str
 	}
 	r.Add(x, nil)
 }
+
+// value records one number that is not a time.
+func (r *report) value(name string, v float64, unit string) {
+	r.Add(results.Row{Name: name, P50: v, P95: v, P99: v, Unit: unit, N: 1}, nil)
+}

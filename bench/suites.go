@@ -74,7 +74,16 @@ func lifecycle(ctx context.Context, o options, r *report) error {
 	if err != nil {
 		return err
 	}
-	create := measure(ctx, o.n, func(ctx context.Context) (time.Duration, error) {
+	first := func(code string) sample {
+		return measure(ctx, o.n, func(ctx context.Context) (time.Duration, error) {
+			defer wait(ctx)
+			return firstResult(ctx, c, request(interpreter), code)
+		})
+	}
+	if err := o.pin(ctx, 4, 2); err != nil {
+		return err
+	}
+	create := measure(ctx, max(o.n, 30), func(ctx context.Context) (time.Duration, error) {
 		began := time.Now()
 		sb, err := c.Create(ctx, request(interpreter))
 		took := time.Since(began)
@@ -84,22 +93,6 @@ func lifecycle(ctx context.Context, o options, r *report) error {
 		defer wait(ctx)
 		return took, drop(ctx, c, sb.ID())
 	})
-	first := func(code string) sample {
-		return measure(ctx, o.n, func(ctx context.Context) (time.Duration, error) {
-			began := time.Now()
-			sb, err := c.Create(ctx, request(interpreter))
-			if err != nil {
-				return 0, err
-			}
-			e, err := sb.RunCode(ctx, code, client.CodeOptions{})
-			took := time.Since(began)
-			defer wait(ctx)
-			if err == nil && !strings.Contains(e.Stdout, "42") {
-				err = fmt.Errorf("it printed %q, %v", e.Stdout, e.Err)
-			}
-			return took, errors.Join(err, drop(ctx, c, sb.ID()))
-		})
-	}
 	r.add("create over HTTP, from the pool", create, "", nil)
 	for _, x := range []struct{ name, code string }{{"first result", plain}, {"first result with pandas", pandas}} {
 		ours := first(x.code)
@@ -117,32 +110,45 @@ func lifecycle(ctx context.Context, o options, r *report) error {
 			}
 		}
 	}
+	for _, pool := range []struct {
+		name       string
+		warm, cold int
+	}{{"a cold box", 0, 4}, {"no pool", 0, 0}} {
+		if err := o.pin(ctx, pool.warm, pool.cold); err != nil {
+			return err
+		}
+		r.add("create → first result with pandas, "+pool.name, first(pandas), "", nil)
+	}
+	if err := o.unpin(ctx); err != nil {
+		return err
+	}
 	fresh := measure(ctx, max(3, o.n/5), func(ctx context.Context) (time.Duration, error) {
 		req := request(interpreter)
 		req.Limits.DiskMB = 777 // a disk of its own size: no waiting box, no snapshot fits
-		began := time.Now()
-		sb, err := c.Create(ctx, req)
-		if err != nil {
-			return 0, err
-		}
-		e, err := sb.RunCode(ctx, pandas, client.CodeOptions{})
-		took := time.Since(began)
-		if err == nil && !strings.Contains(e.Stdout, "42") {
-			err = fmt.Errorf("it printed %q, %v", e.Stdout, e.Err)
-		}
-		return took, errors.Join(err, drop(ctx, c, sb.ID()))
+		return firstResult(ctx, c, req, pandas)
 	})
 	r.add("create → first result with pandas, booted anew", fresh, "", nil)
 	return nil
 }
 
-// wait lets the pool refill, so that each measurement finds it full.
-func wait(ctx context.Context) {
-	select {
-	case <-time.After(700 * time.Millisecond):
-	case <-ctx.Done():
+// firstResult measures from create until code has printed 42, and then ends the
+// sandbox.
+func firstResult(ctx context.Context, c *client.Client, req bulkhead.CreateRequest, code string) (time.Duration, error) {
+	began := time.Now()
+	sb, err := c.Create(ctx, req)
+	if err != nil {
+		return 0, err
 	}
+	e, err := sb.RunCode(ctx, code, client.CodeOptions{})
+	took := time.Since(began)
+	if err == nil && !strings.Contains(e.Stdout, "42") {
+		err = fmt.Errorf("it printed %q, %v", e.Stdout, e.Err)
+	}
+	return took, errors.Join(err, drop(ctx, c, sb.ID()))
 }
+
+// wait lets the pool refill, so that each measurement finds it full.
+func wait(ctx context.Context) { pause(ctx, 700*time.Millisecond) }
 
 // roundTrips measures calls into a sandbox that runs.
 func roundTrips(ctx context.Context, o options, r *report) error {
@@ -227,10 +233,7 @@ func bursts(ctx context.Context, o options, r *report) error {
 			return last
 		}
 		r.add(fmt.Sprintf("burst of %d creates", n), s, "", nil)
-		select {
-		case <-time.After(10 * time.Second): // teardowns and refills, so that the next burst starts level
-		case <-ctx.Done():
-		}
+		pause(ctx, 10*time.Second) // teardowns and refills, so that the next burst starts level
 	}
 	return nil
 }
@@ -257,15 +260,8 @@ func sustained(ctx context.Context, o options, r *report) error {
 		return float64(len(s.times)) / time.Since(began).Seconds(), s.failures
 	}
 	ours, failures := loop(func(ctx context.Context) error {
-		sb, err := c.Create(ctx, request(interpreter))
-		if err != nil {
-			return err
-		}
-		e, err := sb.RunCode(ctx, plain, client.CodeOptions{})
-		if err == nil && !strings.Contains(e.Stdout, "42") {
-			err = fmt.Errorf("it printed %q", e.Stdout)
-		}
-		return errors.Join(err, drop(ctx, c, sb.ID()))
+		_, err := firstResult(ctx, c, request(interpreter), plain)
+		return err
 	})
 	r.rate("create → run → kill, 2 clients", ours, failures, "", 0)
 	for _, name := range []string{"docker run", "runc run", "bare process"} {
