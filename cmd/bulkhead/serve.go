@@ -210,7 +210,7 @@ func (s *server) openHost(ctx context.Context) error {
 	s.pool, err = pool.New(pool.Config{
 		Maker: &pool.Maker{
 			Driver: s.driver, Parts: parts, Guest: guestDir, Snapshots: snapshots, Log: s.log,
-			Ready: func(ctx context.Context, p pool.Part) error { return s.node.Ready(ctx, p) },
+			Ready: func(ctx context.Context, b *pool.Box) error { return s.node.Ready(ctx, b) },
 		},
 		Parallel: s.cfg.RefillParallel, Log: s.log,
 	})

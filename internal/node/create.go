@@ -1,19 +1,12 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net"
-	"net/http"
-	"net/netip"
-	"strconv"
 	"strings"
 	"time"
 
@@ -135,7 +128,7 @@ func (n *Node) bind(ctx context.Context, l *lease, req bulkhead.CreateRequest, t
 	})
 	g.Go(func() error {
 		ctx, end := trace.Stage(ctx, "identity")
-		err := n.initBox(ctx, l.box.Part.Addr(), n.identity(sb, req, t))
+		err := n.initBox(ctx, l.box, n.identity(sb, req, t))
 		end(err)
 		return err
 	})
@@ -168,79 +161,3 @@ func (n *Node) identity(sb bulkhead.Sandbox, req bulkhead.CreateRequest, t bulkh
 		MemoryBytes: sb.Limits.MemoryMB << 20, Pids: sb.Limits.Pids, OutputBytes: sb.Limits.OutputMB << 20,
 	}
 }
-
-// readyTry is how long one attempt to reach a restored box may take. A packet
-// that comes before the box's network is up is lost, and the kernel would send
-// the next one only after a second.
-const readyTry = 25 * time.Millisecond
-
-// Ready blocks until the box's envd answers, or ctx is done.
-func (n *Node) Ready(ctx context.Context, p pool.Part) error {
-	for try := readyTry; ; try = min(2*try, time.Second) {
-		err := n.ping(ctx, p.Addr(), try)
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-	}
-}
-
-func (n *Node) ping(ctx context.Context, addr netip.Addr, limit time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, boxURL(addr, "/health"), http.NoBody)
-	if err != nil {
-		return fmt.Errorf("ask for health: %w", err)
-	}
-	resp, err := n.client.Do(req)
-	if err != nil {
-		return fmt.Errorf("ask for health: %w", err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusNoContent {
-		return fmt.Errorf("envd answered %d when asked for its health", resp.StatusCode)
-	}
-	return nil
-}
-
-// initBox gives a box its identity. The box is not trusted with the answer: only
-// its status is read.
-func (n *Node) initBox(ctx context.Context, addr netip.Addr, id boxrpc.Init) error {
-	body, err := json.Marshal(id)
-	if err != nil {
-		return fmt.Errorf("encode identity: %w", err)
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, boxURL(addr, "/init"), bytes.NewReader(body))
-	if err != nil {
-		return fmt.Errorf("bind identity: %w", err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := n.client.Do(req)
-	if err != nil {
-		return fmt.Errorf("bind identity: %w", err)
-	}
-	defer resp.Body.Close()
-	said, _ := io.ReadAll(io.LimitReader(resp.Body, 1024)) // for the log; nothing depends on it
-	if resp.StatusCode != http.StatusNoContent {
-		return fmt.Errorf("bind identity: envd answered %d: %q", resp.StatusCode, said)
-	}
-	return nil
-}
-
-func boxURL(addr netip.Addr, path string) string {
-	return "http://" + net.JoinHostPort(addr.String(), strconv.Itoa(boxrpc.EnvdPort)) + path
-}
-
-// boxTransport reaches boxes and nothing else: no proxy, small headers.
-func boxTransport() *http.Transport {
-	return &http.Transport{
-		DialContext: (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: -1}).DialContext,
-		// An address is used by one box after another: a connection that is kept
-		// could lead to one that is gone.
-		DisableKeepAlives:      true,
-		ResponseHeaderTimeout:  20 * time.Second,
-		MaxResponseHeaderBytes: 64 << 10,
-		DisableCompression:     true,
-	}
-}
-
-func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

@@ -15,7 +15,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -71,8 +73,8 @@ type Config struct {
 	// Wait is how long a request that names no time waits for a place on the host;
 	// for its own tenant's sandboxes to end it waits only when it asks to [0].
 	Wait time.Duration
-	// Transport reaches the boxes; nil makes one.
-	Transport http.RoundTripper
+	// Dial connects to a box's envd; nil means over TCP.
+	Dial func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
 }
 
 // Node runs sandboxes on this host.
@@ -113,12 +115,12 @@ func New(cfg Config) (*Node, error) {
 		none := quota.Amounts{int64(cfg.MaxSandboxes), quota.Unlimited, quota.Unlimited, quota.Unlimited}
 		cfg.Book.See(time.Now(), quota.Host{Most: none, Free: none})
 	}
-	if cfg.Transport == nil {
-		cfg.Transport = boxTransport()
+	if cfg.Dial == nil {
+		cfg.Dial = dialBox
 	}
 	return &Node{
 		cfg:     cfg,
-		client:  &http.Client{Transport: cfg.Transport, CheckRedirect: noRedirect},
+		client:  boxClient(cfg.Dial),
 		tearing: make(chan struct{}, teardownsAtOnce),
 		drained: make(chan struct{}),
 		live:    map[string]*lease{},

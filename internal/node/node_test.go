@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -155,9 +156,9 @@ func (w *world) node() *node.Node {
 	cfg := node.Config{
 		Pool: p, Store: w.ledger(), Log: log, MaxSandboxes: w.limits, SampleEvery: w.sampleEvery,
 		Templates: templates{{ID: "basebasebasebasebase", Name: "base", Digest: "sha256:b", Defaults: bulkhead.DefaultLimits(), User: "user"}},
-		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		Dial: func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "tcp", w.envd.Listener.Addr().String())
-		}},
+		},
 	}
 	if w.change != nil {
 		w.change(&cfg)

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -174,19 +173,11 @@ func (n *Node) postLimits(ctx context.Context, box *pool.Box, sb bulkhead.Sandbo
 	if err != nil {
 		return fmt.Errorf("encode limits: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, boxURL(box.Part.Addr(), "/limits"), bytes.NewReader(body))
-	if err != nil {
-		return fmt.Errorf("make request: %w", err)
-	}
-	req.Header.Set("Content-Type", "application/json")
-	if sb.EnvdToken != "" {
-		req.Header.Set(boxrpc.TokenHeader, sb.EnvdToken)
-	}
-	resp, err := n.client.Do(req)
+	resp, err := n.ask(ctx, box, http.MethodPost, "/limits", body, sb.EnvdToken)
 	if err != nil {
 		return err //nolint:wrapcheck // it names method and URL
 	}
-	defer resp.Body.Close()
+	defer drained(resp)
 	if resp.StatusCode != http.StatusNoContent {
 		return fmt.Errorf("envd answered %d", resp.StatusCode)
 	}

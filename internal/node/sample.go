@@ -2,10 +2,7 @@ package node
 
 import (
 	"context"
-	"encoding/json"
-	"io"
 	"math"
-	"net/http"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -69,33 +66,6 @@ func (n *Node) sampleOne(ctx context.Context, l *lease) {
 	}
 	l.cpu = usage.CPU
 	l.samples.add(s)
-}
-
-// diskUse asks the box how much of its disk is used: the host sees one unlinked
-// file of that size, not what is in it. The answer is cut to the limit.
-func (n *Node) diskUse(ctx context.Context, l *lease) int64 {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, boxURL(l.box.Part.Addr(), "/metrics"), http.NoBody)
-	if err != nil {
-		return 0
-	}
-	sb := l.sandbox()
-	if sb.EnvdToken != "" {
-		req.Header.Set("X-Access-Token", sb.EnvdToken)
-	}
-	resp, err := n.client.Do(req)
-	if err != nil {
-		return 0
-	}
-	defer resp.Body.Close()
-	var m struct {
-		DiskUsed int64 `json:"disk_used"`
-	}
-	if json.NewDecoder(io.LimitReader(resp.Body, 4096)).Decode(&m) != nil {
-		return 0
-	}
-	return min(max(m.DiskUsed, 0), sb.Limits.DiskMB<<20)
 }
 
 // Metrics returns the samples of a sandbox between start and end; a zero time is

@@ -24,7 +24,7 @@ type Maker struct {
 	// every box from nothing.
 	Snapshots *Snapshots
 	// Ready, when set, blocks until a restored box answers over its network.
-	Ready func(ctx context.Context, p Part) error
+	Ready func(ctx context.Context, b *Box) error
 	// Log gets what has nobody to return it to.
 	Log *slog.Logger
 }
@@ -101,7 +101,7 @@ func (m *Maker) warm(ctx context.Context, b *Box) error {
 	b.restored = ok
 	if m.Ready != nil {
 		stageCtx, end := trace.Stage(ctx, "reach")
-		err := m.Ready(stageCtx, b.Part)
+		err := m.Ready(stageCtx, b)
 		if end(err); err != nil {
 			return fmt.Errorf("reach box: %w", err)
 		}

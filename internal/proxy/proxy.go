@@ -21,7 +21,6 @@ import (
 	"net/http/httputil"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -304,7 +303,7 @@ func (p *Proxy) transport(idle time.Duration) *http.Transport {
 			if err != nil {
 				return nil, err
 			}
-			return newMortal(conn, ended), nil
+			return boxrpc.UntilDone(conn, ended), nil
 		},
 		Proxy:                  nil, // the environment's proxy is not for boxes
 		DisableCompression:     true,
@@ -314,40 +313,6 @@ func (p *Proxy) transport(idle time.Duration) *http.Transport {
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: maxResponseHeader,
 	}
-}
-
-// mortal is a connection that ends with its sandbox. A box that is destroyed sends
-// no farewell: whoever reads from it would wait for ever.
-type mortal struct {
-	net.Conn
-	once   sync.Once
-	closed chan struct{}
-}
-
-func newMortal(conn net.Conn, ended <-chan struct{}) *mortal {
-	m := &mortal{Conn: conn, closed: make(chan struct{})}
-	go func() {
-		select {
-		case <-ended:
-			_ = m.Close() // whoever uses it finds out
-		case <-m.closed:
-		}
-	}()
-	return m
-}
-
-// Close closes the connection.
-func (m *mortal) Close() error {
-	m.once.Do(func() { close(m.closed) })
-	return m.Conn.Close()
-}
-
-// CloseWrite ends one direction, as tunnels do.
-func (m *mortal) CloseWrite() error {
-	if c, ok := m.Conn.(interface{ CloseWrite() error }); ok {
-		return c.CloseWrite()
-	}
-	return errors.ErrUnsupported
 }
 
 // errGone is the failure to reach a sandbox that ended since it was looked up.
