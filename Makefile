@@ -1,15 +1,16 @@
 # Everything a user or a developer does, as targets. `make help` lists them.
 
 SHELL := /bin/bash
-GO    ?= go
-BIN   := bin
-DATA  ?= /var/lib/bulkhead
+GO      ?= go
+BIN     := bin
+BUNDLED := internal/bundled/bin
+DATA    ?= /var/lib/bulkhead
 export CGO_ENABLED ?= 0
 # One set of flags for builds and tests: gVisor is compiled once.
 export GOFLAGS += -trimpath
 
 # envd and bulkhead are rebuilt when any Go file changes; the compiler's cache
-# makes that cheap.
+# makes that cheap. Both envd and runsc are carried in bulkhead.
 SOURCES := $(shell find . -name '*.go' -not -path './test/*' -o -name '*.py' -path './internal/*' -o -name '*.sql' -path './internal/*') go.mod
 
 .DEFAULT_GOAL := help
@@ -23,12 +24,16 @@ deps: ## install what a bare Debian or Ubuntu machine lacks (apt)
 
 build: $(BIN)/bulkhead ## build bin/bulkhead, with envd and gVisor inside
 
-internal/guest/bin/envd: $(SOURCES)
+$(BUNDLED)/envd: $(SOURCES)
 	@echo "== build envd"
 	@$(GO) build -ldflags '-s -w' -o $@ ./cmd/envd
 
-$(BIN)/bulkhead: internal/guest/bin/envd $(SOURCES)
-	@echo "== build bulkhead (the first build compiles gVisor: 3 minutes on 2 cores)"
+$(BUNDLED)/runsc: $(wildcard cmd/runsc/*.go internal/driver/gvisor/runsc/*.go) go.mod
+	@echo "== build runsc (the first build compiles gVisor: 3 minutes on 2 cores)"
+	@scripts/progress $(GO) build -ldflags '-s -w' -o $@ ./cmd/runsc
+
+$(BIN)/bulkhead: $(BUNDLED)/envd $(BUNDLED)/runsc $(SOURCES)
+	@echo "== build bulkhead"
 	@scripts/progress $(GO) build -ldflags '-s -w' -o $@ ./cmd/bulkhead
 
 demo: ## install, build, make the templates, serve, and run code in a sandbox
@@ -65,4 +70,4 @@ compat: ## write docs/compatibility.md from a run of the SDK suites
 	@scripts/test compat
 
 clean: ## remove what was built; data in $(DATA) stays
-	@rm -rf $(BIN) internal/guest/bin/envd .cache
+	@rm -rf $(BIN) $(BUNDLED)/envd $(BUNDLED)/runsc .cache

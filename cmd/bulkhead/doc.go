@@ -1,5 +1,5 @@
 // Command bulkhead is the whole product in one binary: the server, the command
-// line, and gVisor's runtime, which the binary is when it is executed as "runsc".
+// line, and, carried inside, gVisor's runtime and the process of every box.
 //
 // This is the tour for whoever works on it next, bottom-up. A package imports
 // only lower layers; internal/archtest holds that.
@@ -11,7 +11,8 @@
 //	   internal/forecast    how many boxes will be asked for
 //	   internal/guard       whether there is memory for one more
 //	   internal/quota       who has how much, who waits, and why
-//	   internal/guest       envd, carried in this binary
+//	   internal/trace       where the time of a request goes
+//	   internal/bundled     envd and runsc, carried in this binary
 //	2  internal/pool        boxes that wait: declares the Driver and the Parts it
 //	                        needs, makes boxes, keeps cold and warm ones, takes
 //	                        snapshots
@@ -35,6 +36,7 @@
 //	7  internal/cli         the commands of a user
 //	8  cmd/bulkhead         puts it together: serve.go is the map of what needs what
 //	   cmd/envd             the process in the box; internal/envd, internal/interp
+//	   cmd/runsc            gVisor's runtime
 //
 // # The way of one create
 //

@@ -11,18 +11,15 @@ import (
 	"github.com/alecthomas/kong"
 	"golang.org/x/sys/unix"
 
+	"github.com/bulkheadhq/bulkhead/internal/bundled"
 	"github.com/bulkheadhq/bulkhead/internal/cli"
 	"github.com/bulkheadhq/bulkhead/internal/config"
-	"github.com/bulkheadhq/bulkhead/internal/driver/gvisor/runsc"
 	"github.com/bulkheadhq/bulkhead/internal/script/worker"
 	"github.com/bulkheadhq/bulkhead/internal/simulate/simcli"
 	"github.com/bulkheadhq/bulkhead/internal/template/jail"
 )
 
 func main() {
-	if runsc.Is(os.Args[0]) {
-		runsc.Main()
-	}
 	if worker.Is(os.Args[0]) {
 		os.Exit(worker.Main(os.Args[1:]))
 	}
@@ -63,25 +60,14 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	}, &g, args)
 }
 
-// version is what the binary says it is.
+// version is what the binary says it is; doctor tells that of its gVisor.
 func version() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
 	}
-	return info.Main.Version + " (" + info.GoVersion + ", gVisor " + gvisorVersion() + ")"
+	return info.Main.Version + " (" + info.GoVersion + ")"
 }
 
-// gvisorVersion is that of the gVisor that is part of the binary.
-func gvisorVersion() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	for _, m := range info.Deps {
-		if m.Path == "gvisor.dev/gvisor" {
-			return m.Version
-		}
-	}
-	return "unknown"
-}
+// gvisorVersion is that of the gVisor that this binary carries.
+func gvisorVersion() string { return bundled.Version(bundled.Runsc, "gvisor.dev/gvisor") }

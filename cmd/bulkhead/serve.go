@@ -28,13 +28,13 @@ import (
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/api"
 	"github.com/bulkheadhq/bulkhead/internal/authority"
+	"github.com/bulkheadhq/bulkhead/internal/bundled"
 	"github.com/bulkheadhq/bulkhead/internal/cgroup"
 	"github.com/bulkheadhq/bulkhead/internal/cli"
 	"github.com/bulkheadhq/bulkhead/internal/config"
 	"github.com/bulkheadhq/bulkhead/internal/driver/gvisor"
 	"github.com/bulkheadhq/bulkhead/internal/driver/oci"
 	"github.com/bulkheadhq/bulkhead/internal/driver/runc"
-	"github.com/bulkheadhq/bulkhead/internal/guest"
 	"github.com/bulkheadhq/bulkhead/internal/host"
 	"github.com/bulkheadhq/bulkhead/internal/netslot"
 	"github.com/bulkheadhq/bulkhead/internal/node"
@@ -177,7 +177,7 @@ func (s *server) openHost(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	guestDir, guestDigest, err := guest.Install(filepath.Join(s.cfg.Data, "guest"))
+	guestDir, guestDigest, err := bundled.Install(filepath.Join(s.cfg.Data, "guest"), bundled.Envd)
 	if err != nil {
 		return fmt.Errorf("install envd: %w", err)
 	}
@@ -200,10 +200,11 @@ func (s *server) openHost(ctx context.Context) error {
 		return fmt.Errorf("open network slots: %w", err)
 	}
 	parts := &host.Parts{Slots: s.slots, Groups: s.groups, Overhead: overhead(s.cfg.Driver)}
-	if s.driver, err = newDriver(s.cfg, parts); err != nil {
+	var runtime string
+	if s.driver, runtime, err = newDriver(s.cfg, parts); err != nil {
 		return fmt.Errorf("open driver %s: %w", s.cfg.Driver, err)
 	}
-	snapshots, err := pool.OpenSnapshots(filepath.Join(s.cfg.Data, "snapshots"), guestDigest+gvisorVersion()+processor())
+	snapshots, err := pool.OpenSnapshots(filepath.Join(s.cfg.Data, "snapshots"), guestDigest+runtime+processor())
 	if err != nil {
 		return fmt.Errorf("open snapshots: %w", err)
 	}
@@ -281,18 +282,28 @@ func (s *server) reapTemplates(ctx context.Context) error {
 	return nil
 }
 
-func newDriver(cfg *config.Config, parts *host.Parts) (driver, error) {
+// newDriver opens the driver, and names the runtime that it uses by its content.
+func newDriver(cfg *config.Config, parts *host.Parts) (d driver, runtime string, err error) {
 	dir := filepath.Join(cfg.Run, cfg.Driver)
 	group := func(box string) (oci.Cgroup, error) { return parts.Group(box) }
 	if cfg.Driver == "runc" {
 		path, err := exec.LookPath(cfg.Runc)
 		if err != nil {
-			return nil, fmt.Errorf("find --runc: %w", err)
+			return nil, "", fmt.Errorf("find --runc: %w", err)
 		}
-		return runc.New(runc.Config{Dir: dir, Runc: path, Cgroup: group})
+		d, err = runc.New(runc.Config{Dir: dir, Runc: path, Cgroup: group})
+		return d, "runc", err //nolint:wrapcheck // the caller does
 	}
-	return gvisor.New(gvisor.Config{Dir: dir, Runsc: "/proc/self/exe", Cgroup: group})
+	bin, digest, err := bundled.Install(runtimeFolder(cfg.Data), bundled.Runsc)
+	if err != nil {
+		return nil, "", err //nolint:wrapcheck // names the program
+	}
+	d, err = gvisor.New(gvisor.Config{Dir: dir, Runsc: filepath.Join(bin, bundled.Runsc), Cgroup: group})
+	return d, digest, err //nolint:wrapcheck // the caller does
 }
+
+// runtimeFolder is where runsc is laid out.
+func runtimeFolder(data string) string { return filepath.Join(data, "runtime") }
 
 // nameservers are those of the configuration, else those of the host that a box
 // can reach.

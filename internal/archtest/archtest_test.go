@@ -23,7 +23,7 @@ var layers = map[string]int{
 	"internal/guard":         1,
 	"internal/quota":         1,
 	"internal/script/engine": 1,
-	"internal/guest":         1,
+	"internal/bundled":       1,
 	"internal/resolver":      2,
 	"internal/trace":         1,
 	"internal/simulate":      2,
