@@ -144,7 +144,7 @@ func listenAndServe(ctx context.Context, server *envd.Server, code *interp.Serve
 			return err
 		}
 		group.Go(func() error { return code.Run(ctx) })
-		group.Go(func() error { return envd.Serve(ctx, l, watchExecutions(code, g)) })
+		group.Go(func() error { return envd.Serve(ctx, l, server.Bound(watchExecutions(code, g))) })
 	}
 	group.Go(func() error {
 		if code != nil {

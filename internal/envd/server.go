@@ -46,7 +46,8 @@ const (
 	// writeStall is for how long a client may take no byte of an answer.
 	writeStall = time.Minute
 	// idle is for how long a connection without calls is kept.
-	idle = 10 * time.Minute
+	// The host keeps one to every box that waits.
+	idle = 2 * time.Hour
 	// shutdown is how long programs and calls may take to end.
 	shutdown = 3 * time.Second
 )
@@ -76,7 +77,8 @@ type Server struct {
 	cpu     cpuMeter
 	handler http.Handler
 
-	binding sync.Mutex // held by the /init that is under way
+	binding sync.RWMutex // held by an /init until the box has followed it
+	broken  error        // why it could not; guarded by binding
 }
 
 // New returns a server that has no programs and listens nowhere.
@@ -110,7 +112,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /envs", s.envs)
 	mux.HandleFunc("POST /init", s.init)
 	mux.HandleFunc("POST /limits", s.limits)
-	return withDeadlines(withCORS(s.withToken(mux)))
+	return withDeadlines(withCORS(s.Bound(s.withToken(mux))))
 }
 
 // ServeHTTP implements [http.Handler].

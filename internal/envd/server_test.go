@@ -39,6 +39,7 @@ type box struct {
 	bound    []boxrpc.Init // what the rebinder was given
 	rebind   error         // what it answers
 	stop     context.CancelFunc
+	unguard  func() // ends the guard
 	ended    chan error
 }
 
@@ -89,13 +90,16 @@ func newBox(t *testing.T) *box {
 	}()
 	go func() { b.ended <- server.Serve(ctx, l) }()
 	b.stop = cancel
+	b.unguard = func() {
+		done()
+		<-guarded
+	}
 	t.Cleanup(func() {
 		cancel()
 		if err, more := <-b.ended; more && err != nil {
 			t.Error(err)
 		}
-		done()
-		<-guarded
+		b.unguard()
 	})
 	return b
 }
@@ -149,6 +153,7 @@ func (b *box) init(t *testing.T, in boxrpc.Init, status int, headers ...string) 
 	if got != status {
 		t.Errorf("/init answered %d %s; want %d", got, answer, status)
 	}
+	b.do(t, "GET", "/envs", "") // answers, with whatever, once the box has followed
 	return answer
 }
 
@@ -245,6 +250,19 @@ func TestInitErrors(t *testing.T) {
 	b.rebind = errors.New("no kernel")
 	if answer := b.init(t, boxrpc.Init{}, 500); !strings.Contains(answer, "no kernel") {
 		t.Errorf("answer = %s", answer)
+	}
+}
+
+// TestInitOfAnUnguardedBox: a box whose limits cannot be set serves nothing.
+func TestInitOfAnUnguardedBox(t *testing.T) {
+	b := newBox(t)
+	b.unguard()
+	b.init(t, boxrpc.Init{SandboxID: "i1", Pids: 100}, 204)
+	if status, _, answer := b.do(t, "GET", "/files?path=/etc/hostname", ""); status != 500 || !strings.Contains(answer, "not bound") {
+		t.Errorf("answer: %d %s", status, answer)
+	}
+	if status, _, answer := b.do(t, "GET", "/health", ""); status != 204 {
+		t.Errorf("health: %d %s", status, answer)
 	}
 }
 

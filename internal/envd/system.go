@@ -30,6 +30,8 @@ type System struct {
 	// SetHostname and SetClock change the kernel's; nil leaves it.
 	SetHostname func(name string) error
 	SetClock    func(now time.Time) error
+
+	resolver string // what resolv.conf holds since the last apply
 }
 
 // RealSystem is the box that the caller is in.
@@ -90,8 +92,12 @@ func (s *System) apply(in boxrpc.Init, now time.Time) error {
 	if s.Bind != nil {
 		try("write boot id", s.newBootID())
 	}
-	if len(in.Nameservers) > 0 {
-		try("write resolver", s.write("/etc/resolv.conf", "nameserver "+strings.Join(in.Nameservers, "\nnameserver ")+"\n"))
+	if resolver := "nameserver " + strings.Join(in.Nameservers, "\nnameserver ") + "\n"; len(in.Nameservers) > 0 && resolver != s.resolver {
+		err := s.write("/etc/resolv.conf", resolver)
+		if err == nil {
+			s.resolver = resolver
+		}
+		try("write resolver", err)
 	}
 	if in.SandboxID != "" {
 		try("write sandbox id", s.write("/run/e2b/.E2B_SANDBOX_ID", in.SandboxID))

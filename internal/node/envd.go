@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
 	"github.com/bulkheadhq/bulkhead/internal/pool"
 )
@@ -21,21 +22,46 @@ import (
 // sending it again is TCP's business only after a second.
 const readyTry = 25 * time.Millisecond
 
-// Ready blocks until the box answers over its network. The connection stays, so
-// that binding the box later takes one round trip.
+// Ready blocks until the box answers over its network and has rehearsed what its
+// lease will ask of it first, so that the memory which that needs is in. The
+// connection stays: binding the box later takes one round trip.
 func (n *Node) Ready(ctx context.Context, b *pool.Box) error {
 	for try := readyTry; ; try = min(2*try, time.Second) {
 		err := n.ping(ctx, b, try)
-		if err == nil || ctx.Err() != nil {
+		if ctx.Err() != nil {
 			return err
 		}
+		if err == nil {
+			break
+		}
 	}
+	if err := n.initBox(ctx, b, n.rehearsal(b)); err != nil {
+		return fmt.Errorf("rehearse: %w", err)
+	}
+	if !b.Template.Interpreter {
+		return nil
+	}
+	// Asked for its health, the interpreter has its kernel run nothing once.
+	resp, err := n.ask(ctx, b, boxrpc.InterpreterPort, http.MethodGet, "/health", nil, "")
+	if err != nil {
+		return fmt.Errorf("rehearse: %w", err)
+	}
+	drained(resp)
+	return nil
+}
+
+// rehearsal is an identity that is nobody's. It has no token, so that the real
+// one can follow.
+func (n *Node) rehearsal(b *pool.Box) boxrpc.Init {
+	in := n.identity(bulkhead.Sandbox{Limits: b.Made}, bulkhead.CreateRequest{}, b.Template)
+	in.Hostname = "sandbox"
+	return in
 }
 
 func (n *Node) ping(ctx context.Context, b *pool.Box, limit time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	resp, err := n.ask(ctx, b, http.MethodGet, "/health", nil, "")
+	resp, err := n.ask(ctx, b, boxrpc.EnvdPort, http.MethodGet, "/health", nil, "")
 	if err != nil {
 		return fmt.Errorf("ask for health: %w", err)
 	}
@@ -52,7 +78,7 @@ func (n *Node) initBox(ctx context.Context, b *pool.Box, id boxrpc.Init) error {
 	if err != nil {
 		return fmt.Errorf("encode identity: %w", err)
 	}
-	resp, err := n.ask(ctx, b, http.MethodPost, "/init", body, "")
+	resp, err := n.ask(ctx, b, boxrpc.EnvdPort, http.MethodPost, "/init", body, "")
 	if err != nil {
 		return fmt.Errorf("bind identity: %w", err)
 	}
@@ -70,7 +96,7 @@ func (n *Node) diskUse(ctx context.Context, l *lease) int64 {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	sb := l.sandbox()
-	resp, err := n.ask(ctx, l.box, http.MethodGet, "/metrics", nil, sb.EnvdToken)
+	resp, err := n.ask(ctx, l.box, boxrpc.EnvdPort, http.MethodGet, "/metrics", nil, sb.EnvdToken)
 	if err != nil {
 		return 0
 	}
@@ -87,11 +113,11 @@ func (n *Node) diskUse(ctx context.Context, l *lease) int64 {
 // boxKey is the context key of the box that a request goes to.
 type boxKey struct{}
 
-// ask sends one request to a box's envd. token, when not empty, opens it.
-func (n *Node) ask(ctx context.Context, b *pool.Box, method, path string, body []byte, token string) (*http.Response, error) {
+// ask sends one request to a port of a box. token, when not empty, opens it.
+func (n *Node) ask(ctx context.Context, b *pool.Box, port int, method, path string, body []byte, token string) (*http.Response, error) {
 	// The host is the box's name, which no other box ever has, and not its address:
 	// no connection made for one box is ever used for the next one there.
-	url := "http://" + net.JoinHostPort(b.ID, strconv.Itoa(boxrpc.EnvdPort)) + path
+	url := "http://" + net.JoinHostPort(b.ID, strconv.Itoa(port)) + path
 	req, err := http.NewRequestWithContext(context.WithValue(ctx, boxKey{}, b), method, url, bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)
@@ -119,12 +145,20 @@ func boxClient(dial func(ctx context.Context, addr netip.AddrPort) (net.Conn, er
 	return &http.Client{
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // a box must not lead us elsewhere
 		Transport: &http.Transport{
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 				b, ok := ctx.Value(boxKey{}).(*pool.Box)
 				if !ok {
 					return nil, net.UnknownNetworkError("no box")
 				}
-				conn, err := dial(ctx, netip.AddrPortFrom(b.Part.Addr(), boxrpc.EnvdPort))
+				_, text, err := net.SplitHostPort(addr)
+				if err != nil {
+					return nil, err
+				}
+				port, err := strconv.ParseUint(text, 10, 16)
+				if err != nil {
+					return nil, err
+				}
+				conn, err := dial(ctx, netip.AddrPortFrom(b.Part.Addr(), uint16(port)))
 				if err != nil {
 					return nil, err
 				}

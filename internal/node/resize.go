@@ -173,7 +173,7 @@ func (n *Node) postLimits(ctx context.Context, box *pool.Box, sb bulkhead.Sandbo
 	if err != nil {
 		return fmt.Errorf("encode limits: %w", err)
 	}
-	resp, err := n.ask(ctx, box, http.MethodPost, "/limits", body, sb.EnvdToken)
+	resp, err := n.ask(ctx, box, boxrpc.EnvdPort, http.MethodPost, "/limits", body, sb.EnvdToken)
 	if err != nil {
 		return err //nolint:wrapcheck // it names method and URL
 	}

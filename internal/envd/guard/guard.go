@@ -348,7 +348,11 @@ func (g *Guard) SetLimits(l Limits) error {
 	select {
 	case <-g.ready:
 	case <-g.done:
+	}
+	select {
+	case <-g.done:
 		return errClosed
+	default:
 	}
 	g.mu.Lock()
 	g.limits = l
