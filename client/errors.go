@@ -34,6 +34,8 @@ type wireError struct {
 	Message   string          `json:"message"`
 	SandboxID string          `json:"sandboxId"`
 	Port      int             `json:"port"`
+
+	Limit *bulkhead.LimitEvidence `json:"limit"`
 }
 
 // answerError makes an error of an answer that is not a success. It reads, and
@@ -45,7 +47,7 @@ func answerError(op string, resp *http.Response) error {
 		w.Message = plainMessage(resp, raw)
 	}
 	e := &bulkhead.Error{
-		Code: codeOfAnswer(resp.StatusCode, w), Op: op, Msg: w.Message,
+		Code: codeOfAnswer(resp.StatusCode, w), Op: op, Msg: w.Message, Limit: w.Limit,
 		RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now()),
 	}
 	return e

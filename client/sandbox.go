@@ -42,6 +42,7 @@ func (c *Client) Create(ctx context.Context, req bulkhead.CreateRequest) (*Sandb
 		Template: req.Template, TimeoutSeconds: seconds(cmp.Or(req.TTL, defaultTTL)), Limits: req.Limits,
 		Metadata: req.Metadata, Env: req.Env, Secure: req.Secure, PrivateTraffic: req.PrivateTraffic,
 		AllowInternet: req.AllowInternet, Network: req.Network, MaskHost: req.MaskHost,
+		Priority: req.Priority, WaitSeconds: waitSeconds(req.Wait),
 	}
 	var w wireSandbox
 	if _, err := c.call(ctx, request{op: op, method: http.MethodPost, path: "/v1/sandboxes", body: body}, &w); err != nil {

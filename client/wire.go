@@ -41,6 +41,18 @@ type wireCreate struct {
 	AllowInternet  bool              `json:"allowInternet"`
 	Network        bulkhead.Network  `json:"network,omitzero"`
 	MaskHost       string            `json:"maskHost,omitempty"`
+	Priority       bulkhead.Priority `json:"priority,omitempty"`
+	WaitSeconds    *float64          `json:"waitSeconds,omitempty"`
+}
+
+// waitSeconds is a wait as the server reads it: none for its default, 0 for no
+// waiting at all.
+func waitSeconds(d time.Duration) *float64 {
+	if d == 0 {
+		return nil
+	}
+	s := max(d, 0).Seconds()
+	return &s
 }
 
 // wireTTL sets a time to live in seconds.

@@ -352,6 +352,7 @@ func (s *server) openEdges(ctx context.Context) error {
 	control, err := api.New(api.Config{
 		Lifecycle: s.node, Networks: s.node, Lookup: s.node, Telemetry: s.node, Templates: apiTemplates{s.templates},
 		History: s.store, Authenticator: s.store, Keys: s.store,
+		Quotas: s.node, Host: s.node.Host,
 		Domain: s.sdkDomain(), MaxTTL: s.cfg.MaxTTL, Registry: registry, Tracer: tracer, Log: s.log,
 		Scripts: s.scripts.service.Handler(),
 	})

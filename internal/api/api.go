@@ -132,6 +132,10 @@ type Config struct {
 	Authenticator Authenticator
 	Keys          Keys
 
+	// Quotas is the node. Host, which may be nil, is what it promises, for operators.
+	Quotas Quotas
+	Host   func() bulkhead.HostState
+
 	// Domain is told to the SDKs as the one below which PORT-ID names resolve. It
 	// may have a port. Empty tells them to use what they were configured with.
 	Domain string
@@ -241,6 +245,9 @@ func (s *Server) routes() {
 	s.handle("POST /v1/sandboxes", use, s.ownCreate)
 	s.handle("GET /v1/sandboxes", use, s.ownList)
 	s.handle("GET /v1/sandboxes/{id}", use, s.ownGet)
+	s.handle("PATCH /v1/sandboxes/{id}/resources", use, s.resize)
+	s.handle("GET /v1/quota", use, s.quota)
+	s.handle("POST /v1/quota/whatif", use, s.whatIf)
 	s.handle("GET /v1/templates", use, s.ownTemplates)
 	s.handle("POST /v1/keys", admin, s.createKey)
 	s.handle("GET /v1/keys", admin, s.listKeys)

@@ -66,6 +66,9 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, c caller, body n
 		return err
 	}
 	req.Tenant = c.Tenant
+	if err := queueingHeaders(&req, r.Header); err != nil {
+		return err
+	}
 	sb, err := s.cfg.Lifecycle.Create(r.Context(), req)
 	if err != nil {
 		return placement(err)
@@ -187,7 +190,7 @@ func placement(err error) error {
 func reworded(err error, msg string) error {
 	out := bulkhead.Error{Code: bulkhead.CodeOf(err), Msg: msg, Err: err}
 	if typed, ok := errors.AsType[*bulkhead.Error](err); ok {
-		out.RetryAfter = typed.RetryAfter
+		out.RetryAfter, out.Limit = typed.RetryAfter, typed.Limit
 	}
 	return &out
 }

@@ -18,12 +18,15 @@ import (
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/api"
 	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
+	"github.com/bulkheadhq/bulkhead/internal/quota/quotatest"
 	"github.com/bulkheadhq/bulkhead/internal/store"
 )
 
 // node is a node without boxes: it keeps books as the real one does, and can be
 // told to fail one named call.
 type node struct {
+	*quotatest.Books
+
 	now   func() time.Time
 	store *store.Store
 
@@ -44,6 +47,7 @@ var (
 	_ api.Templates = templates{}
 	_ api.History   = (*store.Store)(nil)
 	_ api.Keys      = (*store.Store)(nil)
+	_ api.Quotas    = (*node)(nil)
 )
 
 // failOnce makes the next call of the name fail.
@@ -114,6 +118,21 @@ func (n *node) Create(ctx context.Context, req bulkhead.CreateRequest) (bulkhead
 	}
 	n.live[sb.ID] = &sb
 	return sb, nil
+}
+
+func (n *node) Resize(_ context.Context, tenant, id string, l bulkhead.Limits) (bulkhead.Sandbox, error) {
+	unlock, err := n.enter("Resize")
+	defer unlock()
+	if err != nil {
+		return bulkhead.Sandbox{}, err
+	}
+	sb, err := n.findLocked(tenant, id)
+	if err != nil {
+		return bulkhead.Sandbox{}, err
+	}
+	sb.Limits = l.Or(sb.Limits)
+	sb.Allocation = &bulkhead.Allocation{Sandbox: id, Tenant: sb.Tenant, Limits: sb.Limits}
+	return *sb, nil
 }
 
 func (n *node) Kill(_ context.Context, tenant, id string) error {
@@ -295,7 +314,7 @@ func newBench(tb testing.TB, change ...func(*api.Config)) *bench {
 	limits := bulkhead.DefaultLimits()
 	limits.CPU = 0.5
 	b := &bench{t: tb, log: &strings.Builder{}, node: &node{
-		now: clock.now, store: st, live: map[string]*bulkhead.Sandbox{}, samples: map[string][]bulkhead.Sample{},
+		Books: quotatest.New(), now: clock.now, store: st, live: map[string]*bulkhead.Sandbox{}, samples: map[string][]bulkhead.Sample{},
 		logs: map[string][]bulkhead.LogLine{}, fail: map[string]error{},
 		templates: []bulkhead.Template{
 			{ID: "tplcode0000000000000", Name: "code-interpreter-v1", Digest: "sha256:02", CreatedAt: epoch, Defaults: bulkhead.DefaultLimits(), Interpreter: true},
@@ -321,7 +340,7 @@ func newBench(tb testing.TB, change ...func(*api.Config)) *bench {
 	}
 	cfg := api.Config{
 		Lifecycle: b.node, Networks: b.node, Lookup: b.node, Telemetry: b.node, Templates: templates{b.node},
-		History: st, Authenticator: st, Keys: st, Domain: "e2b.test:38443", Registry: prometheus.NewRegistry(),
+		History: st, Authenticator: st, Keys: st, Quotas: b.node, Host: b.Host, Domain: "e2b.test:38443", Registry: prometheus.NewRegistry(),
 		Log: slog.New(slog.NewTextHandler(&lockedWriter{w: b.log}, nil)), Now: clock.now,
 	}
 	for _, f := range change {

@@ -25,6 +25,8 @@ type ownRequest struct {
 	AllowInternet  *bool             `json:"allowInternet"`  // true unless false
 	Network        bulkhead.Network  `json:"network"`
 	MaskHost       string            `json:"maskHost"`
+	Priority       bulkhead.Priority `json:"priority"`
+	WaitSeconds    *float64          `json:"waitSeconds"` // for a place; the server's default unless given
 }
 
 // ownSandbox is a sandbox as its owner sees it.
@@ -77,11 +79,15 @@ func (s *Server) ownCreate(w http.ResponseWriter, r *http.Request, c caller) err
 	if body.PrivateTraffic && !secure {
 		return bulkhead.Errorf(bulkhead.CodeInvalid, "privateTraffic is true, which needs secure to be true")
 	}
-	sb, err := s.cfg.Lifecycle.Create(r.Context(), bulkhead.CreateRequest{
+	req := bulkhead.CreateRequest{
 		Tenant: c.Tenant, Template: body.Template, TTL: ttl, Limits: body.Limits, Metadata: body.Metadata,
 		Env: body.Env, Secure: secure, PrivateTraffic: body.PrivateTraffic,
 		AllowInternet: internet, Network: outbound, MaskHost: body.MaskHost,
-	})
+	}
+	if err := queueing(&req, body.Priority, body.WaitSeconds); err != nil {
+		return err
+	}
+	sb, err := s.cfg.Lifecycle.Create(r.Context(), req)
 	if err != nil {
 		return err
 	}

@@ -174,6 +174,8 @@ type errorBody struct {
 	Code      int    `json:"code"`
 	Message   string `json:"message"`
 	ErrorCode string `json:"error_code,omitempty"`
+	// Limit is ours: which limit the request met, and its figures.
+	Limit *bulkhead.LimitEvidence `json:"limit,omitempty"`
 }
 
 // writeError answers with err, unless the client is gone.
@@ -194,11 +196,15 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	if status > http.StatusInternalServerError && status != http.StatusNotImplemented {
 		s.cfg.Log.WarnContext(r.Context(), "refused", "request", requestID(r), "error", err)
 	}
-	if typed, ok := errors.AsType[*bulkhead.Error](err); ok && typed.RetryAfter > 0 {
-		// The SDKs wait for whole seconds only.
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(typed.RetryAfter.Seconds()))))
+	body := errorBody{Code: status, Message: bulkhead.Message(err), ErrorCode: errorCode(r, code)}
+	if typed, ok := errors.AsType[*bulkhead.Error](err); ok {
+		body.Limit = typed.Limit
+		if typed.RetryAfter > 0 {
+			// The SDKs wait for whole seconds only.
+			w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(typed.RetryAfter.Seconds()))))
+		}
 	}
-	writeJSON(w, status, errorBody{Code: status, Message: bulkhead.Message(err), ErrorCode: errorCode(r, code)})
+	writeJSON(w, status, body)
 }
 
 // fail answers 500 with the request's id and logs the cause.

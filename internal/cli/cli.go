@@ -63,6 +63,7 @@ type Commands struct {
 	Sandbox  SandboxCmd  `cmd:"" aliases:"sb" help:"List, enter, copy to and from, and end sandboxes."`
 	Key      KeyCmd      `cmd:"" help:"List, make and revoke API keys."`
 	Template TemplateCmd `cmd:"" help:"List, build and remove templates."`
+	Quota    QuotaCmd    `cmd:"" help:"Show what a tenant may use, and whether more would fit."`
 
 	Script scriptcli.Cmd `cmd:"" help:"Run, store, list and remove scripts: JavaScript in microseconds, without a sandbox."`
 }

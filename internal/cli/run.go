@@ -48,12 +48,15 @@ type SandboxFlags struct {
 	Pids     int64             `help:"Limit of processes and threads." placeholder:"N"`
 	Output   Bytes             `help:"Limit of what one program prints." placeholder:"SIZE"`
 	Offline  bool              `help:"Give the sandbox no internet access."`
+	Priority string            `help:"Place among those that wait for a sandbox: low, normal or high." enum:"low,normal,high" default:"normal"`
+	Wait     time.Duration     `help:"How long to wait for a place when the quota or the host is full. Default: the server's." placeholder:"SPAN"`
 }
 
 // request is what the flags ask for. least is what the program needs to live.
 func (f SandboxFlags) request(least time.Duration) bulkhead.CreateRequest {
 	return bulkhead.CreateRequest{
 		Template: f.Template, TTL: max(f.TTL, least), Env: f.Env, Secure: true, AllowInternet: !f.Offline,
+		Priority: bulkhead.Priority(f.Priority), Wait: f.Wait,
 		Limits: bulkhead.Limits{
 			CPU: f.CPU, MemoryMB: f.Memory.MiB(), DiskMB: f.Disk.MiB(), Pids: f.Pids, OutputMB: f.Output.MiB(),
 		},

@@ -23,6 +23,8 @@ type SandboxCmd struct {
 	Cp    CpCmd    `cmd:"" help:"Copy files to or from a sandbox."`
 	Logs  LogsCmd  `cmd:"" help:"Print a sandbox's log."`
 	Kill  KillCmd  `cmd:"" help:"End sandboxes."`
+
+	Resize ResizeCmd `cmd:"" help:"Change what a running sandbox may use."`
 }
 
 // LsCmd lists sandboxes.
@@ -141,6 +143,11 @@ func (c *InfoCmd) print(a *App, s info) error {
 		{"disk", mib(s.Limits.DiskMB)},
 		{"internet", map[bool]string{true: "allowed", false: "blocked"}[s.AllowInternet]},
 		{"envd", s.EnvdVersion},
+	}
+	if s.Allocation != nil {
+		for _, r := range s.Allocation.Reasons {
+			rows = append(rows, []string{r.Field, fmt.Sprintf("%g instead of %g: %s", r.Granted, r.Asked, r.Detail)})
+		}
 	}
 	if u := s.Usage; u != nil {
 		rows = append(rows, []string{"in use", fmt.Sprintf("%.0f%% cpu, %s memory, %s disk, at %s",

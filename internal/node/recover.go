@@ -45,6 +45,7 @@ func (n *Node) Recover(ctx context.Context) (Recovered, error) {
 		}
 		l := newLease(box, n.adopt(&sb))
 		l.sb, l.recorded = sb, true
+		l.allocate(l.booking.Allocation())
 		n.resume(ctx, l)
 		kept[sb.Box] = true
 		n.open(l)

@@ -28,6 +28,7 @@ var (
 	_ api.History       = node{}
 	_ api.Authenticator = node{}
 	_ api.Keys          = node{}
+	_ api.Quotas        = node{}
 )
 
 // key is an API key and the hash of its secret.
@@ -90,6 +91,29 @@ func (n node) lookup(tenant, id string) (*sandbox, error) {
 		return nil, bulkhead.Errorf(bulkhead.CodeNotFound, "sandbox %q was not found", id)
 	}
 	return sb, nil
+}
+
+// Quota returns what every tenant may use.
+func (n node) Quota(ctx context.Context, tenant string) (bulkhead.QuotaState, error) {
+	return n.s.books.Quota(ctx, tenant)
+}
+
+// WhatIf says whether more would fit.
+func (n node) WhatIf(ctx context.Context, req bulkhead.CreateRequest, count int) (bulkhead.WhatIf, error) {
+	return n.s.books.WhatIf(ctx, req, count)
+}
+
+// Resize changes a sandbox's limits, to any.
+func (n node) Resize(_ context.Context, tenant, id string, l bulkhead.Limits) (bulkhead.Sandbox, error) {
+	n.s.mu.Lock()
+	defer n.s.mu.Unlock()
+	sb, err := n.lookup(tenant, id)
+	if err != nil {
+		return bulkhead.Sandbox{}, err
+	}
+	sb.Limits = l.Or(sb.Limits)
+	sb.Allocation = &bulkhead.Allocation{Sandbox: id, Tenant: tenant, Limits: sb.Limits}
+	return sb.Sandbox, nil
 }
 
 // Kill ends a sandbox.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/api"
+	"github.com/bulkheadhq/bulkhead/internal/quota/quotatest"
 	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
 )
 
@@ -38,8 +39,9 @@ type Server struct {
 	// Fail, when not nil, may answer a request in the server's place.
 	Fail func(w http.ResponseWriter, r *http.Request) bool
 
-	once sync.Once
-	api  *api.Server
+	once  sync.Once
+	api   *api.Server
+	books *quotatest.Books
 
 	mu        sync.Mutex
 	sandboxes []*sandbox // the newest last
@@ -71,8 +73,10 @@ func (s *Server) start() {
 		s.addKey(s.Key, "default", "test", "run", "manage", "admin")
 	}
 	n := node{s}
+	s.books = quotatest.New()
 	control, err := api.New(api.Config{
 		Lifecycle: n, Lookup: n, Telemetry: n, Templates: templates{s}, History: n, Authenticator: n, Keys: n,
+		Quotas: n, Host: s.books.Host,
 		Domain: s.Domain, Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
