@@ -1,0 +1,284 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/bulkheadhq/bulkhead"
+)
+
+// A running sandbox gets more memory and less, both hold at once for programs that
+// start and for those that run, and what is in use is not taken.
+func TestResize(t *testing.T) {
+	s := serve(t)
+	sb := s.sandbox(t, bulkhead.CreateRequest{Limits: bulkhead.Limits{MemoryMB: 512}})
+	take := func(mib int) bulkhead.End {
+		t.Helper()
+		out, err := sb.Exec(t.Context(), shell("python3 -c 'x = bytearray("+strconv.Itoa(mib)+" << 20)\nfor i in range(0, len(x), 4096): x[i] = 1'"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out.End
+	}
+	resize := func(l bulkhead.Limits) error {
+		t.Helper()
+		a, err := s.client.Resize(t.Context(), sb.ID(), l)
+		if err == nil && a.Limits != l.Or(a.Limits) {
+			t.Errorf("asked for %+v, got %+v", l, a.Limits)
+		}
+		return err
+	}
+	if end := take(600); end.Cause != bulkhead.CauseMemoryLimit || end.Limit != 512<<20 {
+		t.Errorf("600 MiB of 512: %+v", end)
+	}
+	if err := resize(bulkhead.Limits{MemoryMB: 900, CPU: 1, Pids: 200, BandwidthKbps: 50_000}); err != nil {
+		t.Fatal(err)
+	}
+	if end := take(600); end.Cause != bulkhead.CauseExited || end.ExitCode != 0 {
+		t.Errorf("600 MiB of 900: %+v", end)
+	}
+	var err error
+	for range 100 { // the runtime gives memory back a moment after a program's end
+		if err = resize(bulkhead.Limits{MemoryMB: 400, CPU: 0.5}); bulkhead.CodeOf(err) != bulkhead.CodeConflict {
+			break
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if end := take(600); end.Cause != bulkhead.CauseMemoryLimit || end.Limit != 400<<20 {
+		t.Errorf("600 MiB of 400: %+v", end)
+	}
+	p, err := sb.Start(t.Context(), shell("exec python3 -c 'x = bytearray(250 << 20)\nfor i in range(0, len(x), 4096): x[i] = 1\nprint(\"ready\", flush=True)\nimport time; time.sleep(60)'"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for out := range p.Output() {
+		if strings.Contains(string(out.Data), "ready") {
+			break
+		}
+	}
+	err = resize(bulkhead.Limits{MemoryMB: 200})
+	var e *bulkhead.Error
+	if !errors.As(err, &e) || e.Code != bulkhead.CodeConflict || e.Limit == nil || e.Limit.Used < 250 || e.Limit.Limit <= e.Limit.Used {
+		t.Errorf("memory in use: %v, %+v", err, e)
+	}
+	if out, err := sb.Exec(t.Context(), shell("pgrep -f bytearray"), nil); err != nil || out.End.ExitCode != 0 {
+		t.Errorf("the program that holds the memory: %+v, %v", out, err)
+	}
+	if err := resize(bulkhead.Limits{DiskMB: 4096}); bulkhead.CodeOf(err) != bulkhead.CodeUnsupported {
+		t.Errorf("another disk: %v", err)
+	}
+	info, err := s.client.Get(t.Context(), sb.ID())
+	if err != nil || info.Limits.MemoryMB != 400 || info.Allocation == nil || len(info.Allocation.Reasons) == 0 {
+		t.Errorf("%+v, %v", info, err)
+	}
+}
+
+// state is what a server, its store and its host agree on.
+type state struct {
+	live  []bulkhead.Sandbox
+	boxes []string // on the host
+	used  bulkhead.Sums
+	host  bulkhead.HostState
+}
+
+func (s *server) state(t *testing.T) state {
+	t.Helper()
+	var st state
+	for sb, err := range s.client.List(t.Context(), bulkhead.Filter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		st.live = append(st.live, sb)
+	}
+	q, err := s.client.Quota(t.Context(), "")
+	if err != nil || q.Host == nil {
+		t.Fatalf("quota: %+v, %v", q, err)
+	}
+	st.used, st.host = q.Used, *q.Host
+	entries, err := os.ReadDir(s.run + "/gvisor/boxes")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		st.boxes = append(st.boxes, e.Name())
+	}
+	return st
+}
+
+// groups are the memory limits of the boxes' cgroups, in bytes, sorted.
+func groups(t *testing.T) []int64 {
+	t.Helper()
+	var out []int64
+	for _, pattern := range []string{"/sys/fs/cgroup/memory/bulkhead/bulkhead-*/memory.limit_in_bytes", "/sys/fs/cgroup/bulkhead/bulkhead-*/memory.max"} {
+		files, _ := filepath.Glob(pattern)
+		for _, f := range files {
+			text, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, n)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// agree fails unless books, rows and host say the same. overhead is what a box's
+// cgroup may have beyond its sandbox's limit.
+func (st state) agree(t *testing.T, overhead int64) {
+	t.Helper()
+	var sum bulkhead.Sums
+	var want []int64
+	for _, sb := range st.live {
+		sum.Sandboxes++
+		sum.CPU += sb.Limits.CPU
+		sum.MemoryMB += sb.Limits.MemoryMB
+		sum.DiskMB += sb.Limits.DiskMB
+		want = append(want, sb.Limits.MemoryMB<<20+overhead)
+	}
+	slices.Sort(want)
+	if st.used != sum || st.host.Granted != sum || st.host.Bookings != len(st.live) {
+		t.Errorf("rows have %+v, the tenant's book %+v, the host's %+v", sum, st.used, st.host)
+	}
+	if len(st.boxes) != len(st.live) {
+		t.Errorf("%d sandboxes and boxes %v", len(st.live), st.boxes)
+	}
+	if got := groups(t); !slices.Equal(got, want) {
+		t.Errorf("cgroups are limited to %v, rows say %v", got, want)
+	}
+}
+
+// kill -9 at any point of creates and resizes: a sweep over the time that creates
+// take, which by what the next server finds hits them before a box is there, before its row is durable,
+// before the client has its answer, and after. Each time books, rows and host agree
+// after the restart.
+func TestCrashAtAnyPoint(t *testing.T) {
+	bin, _ := need(t)
+	s := serve(t)
+	const overhead = 64 << 20
+	reaped := regexp.MustCompile(`host ready.* reaped=(\d+)`)
+	points := map[string]int{}
+	victim := s.sandbox(t, bulkhead.CreateRequest{Limits: bulkhead.Limits{MemoryMB: 400}})
+	ready := s.state(t)
+	ready.agree(t, overhead)
+	var whole time.Duration // how long creates take here, once known
+	const rounds = 14
+	for round := range rounds {
+		var creates, resizes sync.WaitGroup
+		var mu sync.Mutex
+		acknowledged := map[string]bool{}
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		began := time.Now()
+		for i := range 3 {
+			creates.Go(func() {
+				sb, err := s.client.Create(ctx, bulkhead.CreateRequest{Template: "base", TTL: time.Minute, Limits: bulkhead.Limits{MemoryMB: int64(300 + i)}})
+				if err == nil {
+					mu.Lock()
+					acknowledged[sb.ID()] = true
+					mu.Unlock()
+				}
+			})
+		}
+		resizes.Go(func() {
+			for mib := int64(300); ctx.Err() == nil; mib = 700 - mib {
+				if _, err := s.client.Resize(ctx, victim.ID(), bulkhead.Limits{MemoryMB: mib}); err != nil {
+					return
+				}
+			}
+		})
+		if round == 0 {
+			creates.Wait()
+			whole = time.Since(began)
+		} else {
+			<-time.After(whole * time.Duration(round-1) / (rounds - 4)) // somewhere in the middle of it
+		}
+		if err := s.kill(); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		creates.Wait()
+		resizes.Wait()
+		if err := s.start(bin); err != nil {
+			t.Fatal(err)
+		}
+		st := s.state(t)
+		st.agree(t, overhead)
+		m := reaped.FindStringSubmatch(s.log.String())
+		if m == nil {
+			t.Fatalf("the server does not say what it found:\n%s", s.log)
+		}
+		before, _ := strconv.Atoi(m[1])
+		points["a box without a row"] += before
+		points["neither"] += 3 - before - (len(st.live) - 1)
+		for _, sb := range st.live {
+			switch {
+			case sb.ID == victim.ID():
+				if sb.Limits.MemoryMB != 300 && sb.Limits.MemoryMB != 400 {
+					t.Errorf("the resized one has %d MiB", sb.Limits.MemoryMB)
+				}
+				continue
+			case acknowledged[sb.ID]:
+				points["acknowledged"]++
+				delete(acknowledged, sb.ID)
+			default:
+				points["a row, not acknowledged"]++
+			}
+			h, err := s.client.Open(t.Context(), sb.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if out, err := h.Exec(t.Context(), shell("echo alive"), nil); err != nil || string(out.Stdout) != "alive\n" {
+				t.Errorf("a sandbox that was taken over: %+v, %v", out, err)
+			}
+			if err := s.client.Kill(t.Context(), sb.ID); err != nil {
+				t.Error(err)
+			}
+		}
+		if len(acknowledged) > 0 {
+			t.Errorf("acknowledged and gone: %v", slices.Collect(maps.Keys(acknowledged)))
+		}
+		s.quiet(t, 1)
+	}
+	t.Logf("killed with creates at: %v", points)
+	for _, point := range []string{"neither", "a box without a row", "acknowledged"} {
+		if points[point] == 0 {
+			t.Errorf("no kill hit a create with %s", point)
+		}
+	}
+	if err := s.client.Kill(t.Context(), victim.ID()); err != nil {
+		t.Error(err)
+	}
+	s.quiet(t, 0)
+	s.state(t).agree(t, overhead)
+}
+
+// quiet waits until no more than n sandboxes are booked: boxes are torn down in the
+// background.
+func (s *server) quiet(t *testing.T, n int) {
+	t.Helper()
+	for range 400 {
+		if st := s.state(t); st.host.Bookings <= n && len(st.boxes) <= n {
+			return
+		}
+		<-time.After(25 * time.Millisecond) // the end of a teardown has no event over HTTP
+	}
+	t.Fatalf("more than %d are booked still: %+v", n, s.state(t))
+}
