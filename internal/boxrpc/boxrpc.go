@@ -56,6 +56,8 @@ type Init struct {
 	// itself, so that one program ends before the box does. The host enforces its
 	// own on top. 0 means none.
 	MemoryBytes int64 `json:"memoryBytes,omitempty"`
+	// CPUs is how many processors programs are told of, the limit rounded up.
+	CPUs        int64 `json:"cpus,omitempty"`
 	Pids        int64 `json:"pids,omitempty"`
 	OutputBytes int64 `json:"outputBytes,omitempty"`
 }

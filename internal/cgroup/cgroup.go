@@ -275,6 +275,15 @@ func (g *Group) Name() string { return g.name }
 // linux.cgroupsPath names it.
 func (g *Group) CgroupsPath() string { return path.Join(g.t.root, g.name) }
 
+// MemoryLimitFile is the kernel's file that holds the group's memory limit in
+// bytes.
+func (g *Group) MemoryLimitFile() string {
+	if g.t.layout.Mode == ModeV2 {
+		return filepath.Join(g.unified(), "memory.max")
+	}
+	return filepath.Join(g.in(Memory), "memory.limit_in_bytes")
+}
+
 // Paths are the group's directories in the file system.
 func (g *Group) Paths() []string { return g.t.dirs(g.name) }
 

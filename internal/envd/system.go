@@ -32,6 +32,7 @@ type System struct {
 	SetClock    func(now time.Time) error
 
 	resolver string // what resolv.conf holds since the last apply
+	lastCore int64 // the number of the kernel's last processor
 }
 
 // RealSystem is the box that the caller is in.
@@ -54,7 +55,7 @@ func (s *System) Mark() error {
 	if s.Bind == nil {
 		return err
 	}
-	return errors.Join(err, s.newBootID(), s.Bind(filepath.Join(s.Root, bootIDFile), filepath.Join(s.Root, bootID)))
+	return errors.Join(err, s.newBootID(), s.Bind(filepath.Join(s.Root, bootIDFile), filepath.Join(s.Root, bootID)), s.bindOnline())
 }
 
 // bootID is where programs look for it, and bootIDFile what is mounted there.
@@ -91,6 +92,9 @@ func (s *System) apply(in boxrpc.Init, now time.Time) error {
 	}
 	if s.Bind != nil {
 		try("write boot id", s.newBootID())
+	}
+	if in.CPUs > 0 && s.Bind != nil {
+		try("write processors", s.writeOnline(in.CPUs))
 	}
 	if resolver := "nameserver " + strings.Join(in.Nameservers, "\nnameserver ") + "\n"; len(in.Nameservers) > 0 && resolver != s.resolver {
 		err := s.write("/etc/resolv.conf", resolver)

@@ -45,6 +45,8 @@ type Grouped interface {
 	Start(cmd *exec.Cmd) error
 	// CgroupsPath is the cgroup's name in an OCI bundle.
 	CgroupsPath() string
+	// MemoryLimitFile is the kernel's file with the cgroup's memory limit in bytes.
+	MemoryLimitFile() string
 }
 
 // Usage is what a box's cgroup has counted since it was made.

@@ -131,6 +131,13 @@ func (d *Driver) Create(ctx context.Context, spec pool.BoxSpec) (err error) {
 		"dev.gvisor.spec.rootfs.options": "size=" + strconv.FormatInt(spec.Limits.DiskMB, 10) + "m",
 	}
 	s.Linux.Resources = oci.Resources(spec.Limits)
+	group, err := d.group(spec.ID)
+	if err != nil {
+		return err
+	}
+	if group != nil {
+		s.Annotations[oci.MemoryLimitFile] = group.MemoryLimitFile()
+	}
 	b := d.box(spec.ID)
 	if err := b.Make(s); err != nil {
 		return err
@@ -140,10 +147,6 @@ func (d *Driver) Create(ctx context.Context, spec pool.BoxSpec) (err error) {
 			err = errors.Join(err, d.Destroy(context.WithoutCancel(ctx), spec.ID))
 		}
 	}()
-	group, err := d.group(spec.ID)
-	if err != nil {
-		return err
-	}
 	return d.runsc.DoIn(ctx, b, group, "create", "--bundle="+b.Bundle(), "--pid-file="+b.PidFile(), b.ID)
 }
 

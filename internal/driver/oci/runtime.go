@@ -16,6 +16,8 @@ type Cgroup interface {
 	Start(cmd *exec.Cmd) error
 	// CgroupsPath is the group's name in an OCI bundle.
 	CgroupsPath() string
+	// MemoryLimitFile is the kernel's file with the group's memory limit in bytes.
+	MemoryLimitFile() string
 }
 
 // Runtime is an OCI runtime, called through its command line. It is a value;

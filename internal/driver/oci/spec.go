@@ -23,6 +23,10 @@ func capabilities() []string {
 	}
 }
 
+// MemoryLimitFile is an annotation of our own on a bundle: the kernel's file with
+// the memory limit of the box's cgroup.
+const MemoryLimitFile = "dev.bulkhead.memory-limit-file"
+
 // Spec is the bundle's config.json for a box, without what is the driver's own:
 // the root, the capabilities it adds and its annotations.
 func Spec(b pool.BoxSpec) *specs.Spec {

@@ -34,6 +34,9 @@ type Limits struct {
 	MemoryBytes int64
 	// Pids bounds the tasks that started programs may have.
 	Pids int64
+	// Cores is how many processors programs are told of. It bounds nothing: the
+	// host does. Only gVisor's kernel, which takes it for no more than that, is told.
+	Cores int64
 }
 
 // Config is what a guard works with.
@@ -342,7 +345,7 @@ func (g *Guard) Limits() Limits {
 // SetLimits puts l in force. Programs that run already are bounded too. It blocks
 // until [Guard.Run] runs.
 func (g *Guard) SetLimits(l Limits) error {
-	if l.MemoryBytes < 0 || l.Pids < 0 {
+	if l.MemoryBytes < 0 || l.Pids < 0 || l.Cores < 0 {
 		return bulkhead.Errorf(bulkhead.CodeInvalid, "limits are %+v; none may be negative", l)
 	}
 	select {
@@ -355,9 +358,15 @@ func (g *Guard) SetLimits(l Limits) error {
 	default:
 	}
 	g.mu.Lock()
+	tell := l.Cores != g.limits.Cores
 	g.limits = l
 	group := g.group
 	g.mu.Unlock()
+	if tell {
+		if err := g.tellCores(l.Cores); err != nil {
+			return fmt.Errorf("set limits: %w", err)
+		}
+	}
 	if group != nil {
 		if err := errors.Join(group.setMax(l.Pids), g.gather(group)); err != nil {
 			return fmt.Errorf("set limits: %w", err)

@@ -17,7 +17,7 @@ func (g *Guard) look() time.Duration {
 	g.mu.Lock()
 	limits, group, running := g.limits, g.group, len(g.watched) > 0
 	g.mu.Unlock()
-	if !running || limits == (Limits{}) {
+	if limits.Cores = 0; !running || limits == (Limits{}) {
 		g.thaw(group, limits.Pids)
 		return 0
 	}

@@ -16,6 +16,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"gvisor.dev/gvisor/runsc/cli/maincli"
 	"gvisor.dev/gvisor/runsc/specutils"
+
+	"github.com/bulkheadhq/bulkhead/internal/driver/oci"
 )
 
 // Is reports whether argv0 asks for runsc: "runsc", the names "runsc-sandbox" and
@@ -28,6 +30,7 @@ func Is(argv0 string) bool {
 // Main runs runsc on os.Args and does not return.
 func Main() {
 	os.Args = tellSize(os.Args)
+	followMemory()
 	maincli.Main()
 }
 
@@ -55,6 +58,9 @@ func tellSize(args []string) []string {
 	}
 	if m := spec.Linux.Resources.Memory; m != nil && m.Limit != nil {
 		args = set(args, boot, "--total-memory", strconv.FormatInt(*m.Limit, 10))
+		if file := spec.Annotations[oci.MemoryLimitFile]; file != "" {
+			openMemory(file, *m.Limit)
+		}
 	}
 	if c := spec.Linux.Resources.CPU; c != nil && c.Quota != nil && c.Period != nil && *c.Period > 0 {
 		// The sentry itself wants two; runsc's own rule.
