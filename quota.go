@@ -21,6 +21,11 @@ type Limits struct {
 	OpenFiles int64 `json:"openFiles,omitempty" yaml:"openFiles"`
 	// BandwidthKbps is the network rate each way in kbit/s. 64 to 100000000.
 	BandwidthKbps int64 `json:"bandwidthKbps,omitempty" yaml:"bandwidthKbps"`
+	// PacketsPerSecond is the network rate each way in packets. 100 to 10000000.
+	PacketsPerSecond int64 `json:"packetsPerSecond,omitempty" yaml:"packetsPerSecond"`
+	// CPUSeconds is how much processor time one program may use, its children
+	// included, in seconds, before it is ended with [CauseTimeLimit]. 1 to 31536000.
+	CPUSeconds int64 `json:"cpuSeconds,omitempty" yaml:"cpuSeconds"`
 }
 
 // DefaultLimits are the limits of a template that names none. Two cores and
@@ -28,7 +33,7 @@ type Limits struct {
 func DefaultLimits() Limits {
 	return Limits{
 		CPU: 2, MemoryMB: 1024, DiskMB: 2048, Pids: 512, OutputMB: 256,
-		OpenFiles: 65536, BandwidthKbps: 1_000_000,
+		OpenFiles: 65536, BandwidthKbps: 1_000_000, PacketsPerSecond: 100_000, CPUSeconds: 86400,
 	}
 }
 
@@ -55,6 +60,12 @@ func (l Limits) Or(d Limits) Limits {
 	if l.BandwidthKbps == 0 {
 		l.BandwidthKbps = d.BandwidthKbps
 	}
+	if l.PacketsPerSecond == 0 {
+		l.PacketsPerSecond = d.PacketsPerSecond
+	}
+	if l.CPUSeconds == 0 {
+		l.CPUSeconds = d.CPUSeconds
+	}
 	return l
 }
 
@@ -76,6 +87,8 @@ func (l Limits) Validate() error {
 		{"outputMB", l.OutputMB, 1, 1 << 16, "MiB"},
 		{"openFiles", l.OpenFiles, 64, 1 << 20, "files"},
 		{"bandwidthKbps", l.BandwidthKbps, 64, 100_000_000, "kbit/s"},
+		{"packetsPerSecond", l.PacketsPerSecond, 100, 10_000_000, "packets/s"},
+		{"cpuSeconds", l.CPUSeconds, 1, 365 * 86400, "s"},
 	} {
 		if f.value != 0 && (f.value < f.least || f.value > f.max) {
 			return &Error{Code: CodeInvalid, Msg: fmt.Sprintf("%s is %d; it must be between %d and %d %s",

@@ -172,6 +172,7 @@ func interpreter(getenv func(string) string, box *ident.Box, g *guard.Guard, log
 		User: getenv(boxrpc.EnvUser), Workdir: getenv(boxrpc.EnvWorkdir), Verdict: g.Verdict, Log: log,
 		Authorize: func(token string) bool { return !box.Guarded() || box.Holds(token) },
 		Start:     g.Spawn,
+		Watch:     func(pid int) func() { return g.Watch(pid).Release },
 		Env: func() map[string]string {
 			env := box.Env()
 			for name, value := range map[string]string{"PATH": cmp.Or(getenv("PATH"), defaultPath), "LANG": "C.UTF-8"} {

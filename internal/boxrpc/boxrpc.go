@@ -60,6 +60,8 @@ type Init struct {
 	CPUs        int64 `json:"cpus,omitempty"`
 	Pids        int64 `json:"pids,omitempty"`
 	OutputBytes int64 `json:"outputBytes,omitempty"`
+	// CPUSeconds is the processor time of one program.
+	CPUSeconds int64 `json:"cpuSeconds,omitempty"`
 }
 
 // Limits changes those of a box that runs: it is POSTed as JSON to /limits on

@@ -32,7 +32,7 @@ type System struct {
 	SetClock    func(now time.Time) error
 
 	resolver string // what resolv.conf holds since the last apply
-	lastCore int64 // the number of the kernel's last processor
+	lastCore int64  // the number of the kernel's last processor
 }
 
 // RealSystem is the box that the caller is in.

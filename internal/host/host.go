@@ -66,7 +66,7 @@ func (p *Parts) Acquire(ctx context.Context, l bulkhead.Limits) (pool.Part, erro
 	}
 	pt := p.part(box, slot, group)
 	// A new queue drops what the old one holds; here nothing is under way yet.
-	if err := slot.SetBandwidth(l.BandwidthKbps); err != nil {
+	if err := slot.SetBandwidth(l.BandwidthKbps, l.PacketsPerSecond); err != nil {
 		return nil, errors.Join(fmt.Errorf("set bandwidth: %w", err), pt.Release(context.WithoutCancel(ctx)))
 	}
 	pt.limits = l
@@ -154,8 +154,8 @@ func (p *part) Bind(_ context.Context, l bulkhead.Limits, e bulkhead.Egress) err
 			return fmt.Errorf("set limits: %w", err)
 		}
 	}
-	if l.BandwidthKbps != p.limits.BandwidthKbps {
-		if err := p.slot.SetBandwidth(l.BandwidthKbps); err != nil {
+	if l.BandwidthKbps != p.limits.BandwidthKbps || l.PacketsPerSecond != p.limits.PacketsPerSecond {
+		if err := p.slot.SetBandwidth(l.BandwidthKbps, l.PacketsPerSecond); err != nil {
 			return fmt.Errorf("set bandwidth: %w", err)
 		}
 	}

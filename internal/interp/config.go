@@ -39,6 +39,9 @@ type Config struct {
 	// Verdict tells why a process of the box was killed, for the error that the
 	// running execution ends with. Default: nobody knows.
 	Verdict func(pid int) (bulkhead.End, bool)
+	// Watch is told that code begins to run in a process of the box, and its result
+	// is called when it has ended. Default: nobody watches.
+	Watch func(pid int) (done func())
 	// Preload is what the default Python kernel imports before the server is ready:
 	// names of modules ("pandas", "pandas as pd") or any other Python statement. It
 	// warms sys.modules and defines no name that the user sees. Default:
@@ -98,6 +101,9 @@ func (c Config) or() Config {
 		c.Env = func() map[string]string {
 			return map[string]string{"PATH": "/usr/local/bin:/usr/bin:/bin"}
 		}
+	}
+	if c.Watch == nil {
+		c.Watch = func(int) func() { return func() {} }
 	}
 	if c.Verdict == nil {
 		c.Verdict = func(int) (bulkhead.End, bool) { return bulkhead.End{}, false }

@@ -200,6 +200,7 @@ func (s *Server) run(ctx context.Context, sess *session, t *turn, req Request, o
 
 // runIn runs one execution in a kernel that nobody else uses.
 func (s *Server) runIn(ctx context.Context, k Kernel, sess *session, req Request, sink Sink) {
+	defer s.cfg.Watch(k.PID())()
 	err := k.Run(ctx, req, sink)
 	if dead := (*DeadError)(nil); errors.As(err, &dead) {
 		s.cfg.Log.Info("kernel ended", "language", sess.language, "pid", dead.PID, "status", dead.Status)

@@ -307,6 +307,9 @@ func (k *jupyter) Rebind(env map[string]string, seed []byte) {
 	k.bind = &binding{env: env, seed: seed}
 }
 
+// PID implements [Kernel].
+func (k *jupyter) PID() int { return k.proc.pid }
+
 // Done implements [Kernel].
 func (k *jupyter) Done() <-chan struct{} { return k.done }
 

@@ -24,6 +24,8 @@ type Kernel interface {
 	// of the sandbox that it now belongs to. It does not wait for the kernel: what
 	// is run from now on sees the change. seed may be empty.
 	Rebind(env map[string]string, seed []byte)
+	// PID is the process's number in the box.
+	PID() int
 	// Done is closed when the process has ended.
 	Done() <-chan struct{}
 	// Close kills the process and everything it started, and waits for it. It may

@@ -240,6 +240,9 @@ func (k *lean) Rebind(env map[string]string, seed []byte) {
 	}
 }
 
+// PID implements [Kernel].
+func (k *lean) PID() int { return k.proc.pid }
+
 // Done implements [Kernel].
 func (k *lean) Done() <-chan struct{} { return k.closed }
 

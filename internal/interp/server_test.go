@@ -62,6 +62,9 @@ func (k *fakeKernel) Rebind(env map[string]string, _ []byte) {
 	k.leases = append(k.leases, env)
 }
 
+// PID implements [Kernel].
+func (k *fakeKernel) PID() int { return 0 }
+
 // Done implements [Kernel].
 func (k *fakeKernel) Done() <-chan struct{} { return k.done }
 

@@ -40,8 +40,8 @@ func BenchmarkSlot(b *testing.B) {
 		return s.SetEgress(Egress{Internet: true, Deny: []netip.Prefix{p}})
 	})
 	run("Prepare", func(int) error { return s.Prepare() })
-	run("SetBandwidthChange", func(i int) error { return s.SetBandwidth(int64(1000 + i%1000)) })
-	run("SetBandwidthOnOff", func(i int) error { return s.SetBandwidth(int64(i%2) * 1000) })
+	run("SetBandwidthChange", func(i int) error { return s.SetBandwidth(int64(1000+i%1000), 0) })
+	run("SetBandwidthOnOff", func(i int) error { return s.SetBandwidth(int64(i%2)*1000, 0) })
 	run("AcquireRelease", func(int) error {
 		s, err := a.Acquire(b.Context())
 		if err != nil {

@@ -167,7 +167,7 @@ func TestNoIPv6(t *testing.T) {
 	l := newLab(t)
 	a := l.allocator(t, l.config(t))
 	s := acquire(t, a)
-	must(t, s.SetBandwidth(1000))
+	must(t, s.SetBandwidth(1000, 0))
 	for _, ns := range []string{s.Path(), l.host} {
 		must(t, within(ns, func() error {
 			b, err := os.ReadFile("/proc/thread-self/net/if_inet6")

@@ -28,8 +28,8 @@ func TestRestart(t *testing.T) {
 	}
 	kept, lost, claimed := acquire(t, first), acquire(t, first), acquire(t, first)
 	must(t, kept.SetEgress(Egress{Internet: true}))
-	must(t, kept.SetBandwidth(5000))
-	must(t, lost.SetBandwidth(5000))
+	must(t, kept.SetBandwidth(5000, 0))
+	must(t, lost.SetBandwidth(5000, 0))
 	must(t, first.shut()) // what a kill leaves behind
 
 	second := l.allocator(t, cfg)
@@ -134,7 +134,7 @@ func TestMany(t *testing.T) {
 			}
 			seen[s.Addr()] = true
 			mu.Unlock()
-			err = errors.Join(s.SetEgress(Egress{Internet: rand.IntN(2) == 0, DNS: true}), s.SetBandwidth(1_000_000))
+			err = errors.Join(s.SetEgress(Egress{Internet: rand.IntN(2) == 0, DNS: true}), s.SetBandwidth(1_000_000, 0))
 			if err != nil {
 				t.Error(err)
 			}

@@ -48,6 +48,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -65,6 +66,7 @@ type Allocator struct {
 	plan  plan
 	host  hostNS
 	nl    *netlink.Handle
+	tc    map[int]*nl.SocketHandle // for what nl cannot say
 	rules *ruleset
 	lock  *os.File
 	names names
@@ -116,6 +118,11 @@ func (a *Allocator) setUp() error {
 		if err != nil {
 			return fmt.Errorf("open netlink: %w", err)
 		}
+		socket, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_ROUTE)
+		if err != nil {
+			return fmt.Errorf("open netlink: %w", err)
+		}
+		a.tc = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}
 		changed, err := enableForwarding()
 		if changed {
 			a.cfg.Log.Info("switched IPv4 forwarding on", "sysctl", forwardFile)
@@ -404,6 +411,9 @@ func (a *Allocator) stop() map[int]bool {
 func (a *Allocator) shut() error {
 	if a.nl != nil {
 		a.nl.Close()
+	}
+	for _, s := range a.tc {
+		s.Close()
 	}
 	a.names.close()
 	var errs []error

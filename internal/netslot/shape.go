@@ -3,8 +3,10 @@ package netslot
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -14,14 +16,18 @@ import (
 // everything that arrives on the host link is redirected and from which it goes
 // on as if it had come straight.
 
-// The range of a bandwidth limit in kbit/s, as in [bulkhead.Limits].
+// The ranges of a limit in kbit/s and in packets per second, as in
+// [bulkhead.Limits].
 const (
 	minKbps = 64
 	maxKbps = 100_000_000
+	minPPS  = 100
+	maxPPS  = 10_000_000
 )
 
-// shape limits slot n to kbps each way; 0 takes the limits away.
-func (a *Allocator) shape(n int, kbps int64) error {
+// shape limits slot n to kbps and pps each way; 0 kbps takes both limits away, 0
+// pps leaves packets uncounted.
+func (a *Allocator) shape(n int, kbps, pps int64) error {
 	host, err := a.nl.LinkByName(a.plan.hostLink(n))
 	if err != nil {
 		return opError(n, "find host link", err)
@@ -31,7 +37,7 @@ func (a *Allocator) shape(n int, kbps int64) error {
 		LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS,
 	}}
 	if kbps == 0 {
-		err := errors.Join(none(a.nl.QdiscDel(arriving)), none(a.nl.QdiscDel(bucket(index, minKbps))))
+		err := errors.Join(none(a.nl.QdiscDel(arriving)), none(a.nl.QdiscDel(&netlink.Tbf{QdiscAttrs: rootQdisc(index)})))
 		if err != nil {
 			return opError(n, "remove bandwidth limit", err)
 		}
@@ -42,8 +48,8 @@ func (a *Allocator) shape(n int, kbps int64) error {
 		return err
 	}
 	err = errors.Join(
-		a.nl.QdiscReplace(bucket(index, kbps)),
-		a.nl.QdiscReplace(bucket(detour.Attrs().Index, kbps)),
+		a.setBucket(index, kbps, pps),
+		a.setBucket(detour.Attrs().Index, kbps, pps),
 	)
 	if err != nil {
 		return opError(n, "set token bucket", err)
@@ -107,24 +113,57 @@ func (a *Allocator) detour(n int) (link netlink.Link, fresh bool, err error) {
 	return ifb, true, nil
 }
 
-// bucket is a token bucket of the given rate. It holds 5 ms worth of traffic and
-// queues 50 ms worth; at low rates at least ten packets and twenty, so that TCP
-// still works. Larger unsegmented packets are cut by the kernel.
-func bucket(link int, kbps int64) *netlink.Tbf {
-	rate := uint64(kbps) * 1000 / 8 //nolint:gosec // checked range
-	burst := min(max(rate/200, 16<<10), 64<<20)
-	queue := min(max(rate/20, 32<<10), 256<<20)
-	return &netlink.Tbf{
-		QdiscAttrs: netlink.QdiscAttrs{LinkIndex: link, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT},
-		Rate:       rate,
-		Limit:      uint32(burst + queue),                 //nolint:gosec // at most 320 MiB
-		Buffer:     netlink.Xmittime(rate, uint32(burst)), //nolint:gosec // at most 64 MiB
+// maxUnit is the largest packet that a bucket can be told to count, in bytes.
+const maxUnit = 1<<16 - 1
+
+// setBucket puts a token bucket in place of a link's queue. It holds 5 ms worth of
+// traffic and queues 50 ms worth; at low rates at least ten packets and twenty, so
+// that TCP still works. Larger unsegmented packets are cut by the kernel.
+//
+// Packets are limited by the same bucket: one that is smaller than rate/pps counts
+// as that many bytes ("mpu"), so that no more than pps of them fit into a second.
+// The netlink package's own Tbf has no such field.
+func (a *Allocator) setBucket(link int, kbps, pps int64) error {
+	rate, unit := uint64(kbps)*1000/8, uint64(0) //nolint:gosec // checked range
+	if pps > 0 {
+		rate = min(rate, uint64(pps)*maxUnit) //nolint:gosec // no more than the largest packets can carry
+		unit = rate / uint64(pps)             //nolint:gosec // checked range
 	}
+	burst := min(max(rate/200, 16<<10, 4*unit), 64<<20)
+	queue := min(max(rate/20, 32<<10), 256<<20)
+	opt := nl.TcTbfQopt{
+		Rate:   nl.TcRateSpec{Rate: uint32(min(rate, math.MaxUint32)), Mpu: uint16(unit)}, //nolint:gosec // at most maxUnit
+		Limit:  uint32(burst + queue),                                                     //nolint:gosec // at most 320 MiB
+		Buffer: netlink.Xmittime(rate, uint32(burst)),                                     //nolint:gosec // at most 64 MiB
+	}
+	q := rootQdisc(link)
+	req := nl.NewNetlinkRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK)
+	req.Sockets = a.tc
+	req.AddData(&nl.TcMsg{Family: nl.FAMILY_ALL, Ifindex: int32(link), Handle: q.Handle, Parent: q.Parent}) //nolint:gosec // the kernel's
+	req.AddData(nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated("tbf")))
+	options := nl.NewRtAttr(nl.TCA_OPTIONS, nil)
+	options.AddRtAttr(nl.TCA_TBF_PARMS, opt.Serialize())
+	if rate > math.MaxUint32 {
+		options.AddRtAttr(nl.TCA_TBF_RATE64, nl.Uint64Attr(rate))
+	}
+	req.AddData(options)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err //nolint:wrapcheck // the caller says what it did
 }
 
-func checkBandwidth(kbps int64) error {
-	if kbps != 0 && (kbps < minKbps || kbps > maxKbps) {
+// rootQdisc is where a link's queue is.
+func rootQdisc(link int) netlink.QdiscAttrs {
+	return netlink.QdiscAttrs{LinkIndex: link, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}
+}
+
+func checkRates(kbps, pps int64) error {
+	switch {
+	case kbps != 0 && (kbps < minKbps || kbps > maxKbps):
 		return fmt.Errorf("bandwidth is %d kbit/s; it must be 0 (no limit) or between %d and %d", kbps, minKbps, maxKbps)
+	case pps != 0 && (pps < minPPS || pps > maxPPS):
+		return fmt.Errorf("packet rate is %d packets/s; it must be 0 (no limit) or between %d and %d", pps, minPPS, maxPPS)
+	case pps != 0 && kbps == 0:
+		return errors.New("there is a packet rate and no bandwidth; both come from one bucket")
 	}
 	return nil
 }

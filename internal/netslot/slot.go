@@ -104,14 +104,15 @@ func (s *Slot) SetEgress(e Egress) error {
 	})
 }
 
-// SetBandwidth limits the box to kbps kbit/s each way, 64 to 100,000,000; 0 means
-// no limit. It may be repeated; a number out of range is an error with
-// [bulkhead.CodeInvalid].
-func (s *Slot) SetBandwidth(kbps int64) error {
-	if err := checkBandwidth(kbps); err != nil {
+// SetBandwidth limits the box to kbps kbit/s each way, 64 to 100,000,000, and to
+// pps packets per second each way, 100 to 10,000,000; 0 means no limit, and
+// without the first there is none of the second. It may be repeated; a number out
+// of range is an error with [bulkhead.CodeInvalid].
+func (s *Slot) SetBandwidth(kbps, pps int64) error {
+	if err := checkRates(kbps, pps); err != nil {
 		return &bulkhead.Error{Code: bulkhead.CodeInvalid, Op: "set bandwidth", Msg: err.Error()}
 	}
-	return s.use(func() error { return s.a.shape(s.n, kbps) })
+	return s.use(func() error { return s.a.shape(s.n, kbps, pps) })
 }
 
 // Release gives the slot back and closes its egress at once. Before it is used
@@ -208,7 +209,7 @@ func (a *Allocator) clean(n int) error {
 	if used {
 		return opError(n, "clean", errInUse)
 	}
-	if err := errors.Join(a.shape(n, 0), a.prepare(n)); err != nil {
+	if err := errors.Join(a.shape(n, 0, 0), a.prepare(n)); err != nil {
 		return err
 	}
 	return a.shelve(n)

@@ -25,7 +25,7 @@ func TestReuse(t *testing.T) {
 	echo(t, l.world, worldPublic+":80")
 	s := acquire(t, a)
 	must(t, s.SetEgress(Egress{Internet: true}))
-	must(t, s.SetBandwidth(1000))
+	must(t, s.SetBandwidth(1000, 0))
 	if _, err := ask(s.Path(), "udp4", worldPublic+":80"); err != nil {
 		t.Fatalf("fresh slot: %v", err)
 	}
@@ -147,7 +147,7 @@ func TestBandwidth(t *testing.T) {
 	s := acquire(t, a)
 	echo(t, s.Path(), "0.0.0.0:8080")
 	for _, kbps := range []int64{4_000, 40_000, 400_000} {
-		must(t, s.SetBandwidth(kbps))
+		must(t, s.SetBandwidth(kbps, 0))
 		for _, dir := range []string{"to box", "from box"} {
 			from, to := l.host, s.Path()
 			addr := s.Addr().String()
@@ -162,7 +162,7 @@ func TestBandwidth(t *testing.T) {
 			}
 		}
 	}
-	must(t, s.SetBandwidth(0))
+	must(t, s.SetBandwidth(0, 0))
 	if got := qdiscs(t, l, s.Link()); len(got) != 0 {
 		t.Errorf("unlimited, but shaped by %v", got)
 	}
@@ -170,7 +170,7 @@ func TestBandwidth(t *testing.T) {
 		t.Errorf("unlimited, but only %.0f kbit/s", got)
 	}
 	for _, kbps := range []int64{-1, 63, 100_000_001} {
-		if err := s.SetBandwidth(kbps); bulkhead.CodeOf(err) != bulkhead.CodeInvalid {
+		if err := s.SetBandwidth(kbps, 0); bulkhead.CodeOf(err) != bulkhead.CodeInvalid {
 			t.Errorf("SetBandwidth(%d) = %v; want an invalid error", kbps, err)
 		}
 	}

@@ -76,7 +76,7 @@ func (t *Trial) inHost(cfg Config) {
 		return
 	}
 	t.Rules = s.SetEgress(Egress{Internet: true, Deny: []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 1)}})
-	t.Shaping = s.SetBandwidth(1000)
+	t.Shaping = s.SetBandwidth(1000, 0)
 	t.Forget = a.forget([]cooling{{n: s.n, talked: true}})
 }
 

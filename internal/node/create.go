@@ -159,6 +159,6 @@ func (n *Node) identity(sb bulkhead.Sandbox, req bulkhead.CreateRequest, t bulkh
 		MachineID: hex.EncodeToString(random[:16]), Seed: random[16:], Env: env,
 		AccessToken: sb.EnvdToken, DefaultUser: t.User, DefaultWorkdir: t.Workdir,
 		Nameservers: n.cfg.Nameservers, Timestamp: time.Now(),
-		MemoryBytes: sb.Limits.MemoryMB << 20, CPUs: int64(math.Ceil(sb.Limits.CPU)), Pids: sb.Limits.Pids, OutputBytes: sb.Limits.OutputMB << 20,
+		MemoryBytes: sb.Limits.MemoryMB << 20, CPUs: int64(math.Ceil(sb.Limits.CPU)), Pids: sb.Limits.Pids, OutputBytes: sb.Limits.OutputMB << 20, CPUSeconds: sb.Limits.CPUSeconds,
 	}
 }

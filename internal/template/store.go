@@ -408,5 +408,6 @@ func (s *Store) read(digest string) (record, error) {
 		return record{}, fmt.Errorf("read template: %s describes %q", dir, r.Digest)
 	}
 	r.Image = filepath.Join(dir, imageFile)
+	r.Defaults = r.Defaults.Or(bulkhead.DefaultLimits()) // it may be older than a limit
 	return r, nil
 }

@@ -34,6 +34,9 @@ type Limits struct {
 	MemoryBytes int64
 	// Pids bounds the tasks that started programs may have.
 	Pids int64
+	// CPUTime bounds the processor time of one started program, or of one run of a
+	// [Guard.Watch], its tree included.
+	CPUTime time.Duration
 	// Cores is how many processors programs are told of. It bounds nothing: the
 	// host does. Only gVisor's kernel, which takes it for no more than that, is told.
 	Cores int64
@@ -82,7 +85,7 @@ type Guard struct {
 	mu       sync.Mutex
 	limits   Limits
 	group    *pidsGroup // nil when tasks are only counted
-	watched  map[int]int
+	watched  map[int]*watched
 	verdicts map[int]bulkhead.End
 	order    []int // the keys of verdicts, oldest first
 	peak     Usage
@@ -103,7 +106,7 @@ func New(cfg Config) (*Guard, error) {
 	}
 	return &Guard{
 		cfg: cfg, jobs: make(chan func()), wake: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}),
-		watched: make(map[int]int), verdicts: make(map[int]bulkhead.End),
+		watched: make(map[int]*watched), verdicts: make(map[int]bulkhead.End),
 	}, nil
 }
 
@@ -215,7 +218,7 @@ func (g *Guard) Start(cmd *exec.Cmd) (*Watch, error) {
 	if err := g.Spawn(cmd); err != nil {
 		return nil, err
 	}
-	return g.Watch(cmd.Process.Pid), nil
+	return g.watch(cmd.Process.Pid, true), nil
 }
 
 // Spawn starts cmd as cmd.Start does, within the box's limits. It blocks until
@@ -260,19 +263,25 @@ func (w *Watch) Release() { w.once.Do(w.end) }
 // Watch watches a program that runs already, such as one that was restored, and
 // forgets any verdict on an earlier one of that pid. The box is looked at only
 // while there is at least one Watch.
-func (g *Guard) Watch(pid int) *Watch {
+func (g *Guard) Watch(pid int) *Watch { return g.watch(pid, false) }
+
+// watch is [Guard.Watch] of a program that has just been started, or not.
+func (g *Guard) watch(pid int, fresh bool) *Watch {
 	g.mu.Lock()
-	g.watched[pid]++
-	if g.watched[pid] == 1 {
+	w := g.watched[pid]
+	if w == nil {
+		w = &watched{began: time.Now(), based: fresh}
+		g.watched[pid] = w
 		delete(g.verdicts, pid)
 	}
+	w.watches++
 	g.mu.Unlock()
 	g.nudge()
 	return &Watch{end: func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		g.watched[pid]--
-		if g.watched[pid] == 0 {
+		w.watches--
+		if w.watches == 0 {
 			delete(g.watched, pid)
 		}
 		if len(g.watched) == 0 {
@@ -345,7 +354,7 @@ func (g *Guard) Limits() Limits {
 // SetLimits puts l in force. Programs that run already are bounded too. It blocks
 // until [Guard.Run] runs.
 func (g *Guard) SetLimits(l Limits) error {
-	if l.MemoryBytes < 0 || l.Pids < 0 || l.Cores < 0 {
+	if l.MemoryBytes < 0 || l.Pids < 0 || l.CPUTime < 0 || l.Cores < 0 {
 		return bulkhead.Errorf(bulkhead.CodeInvalid, "limits are %+v; none may be negative", l)
 	}
 	select {

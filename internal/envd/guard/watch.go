@@ -17,15 +17,18 @@ func (g *Guard) look() time.Duration {
 	g.mu.Lock()
 	limits, group, running := g.limits, g.group, len(g.watched) > 0
 	g.mu.Unlock()
-	if limits.Cores = 0; !running || limits == (Limits{}) {
+	if limits.Cores = 0; !running || limits == (Limits{}) { // their number asks for no look
 		g.thaw(group, limits.Pids)
 		return 0
 	}
+	pause := slowest
+	if limits.CPUTime > 0 {
+		pause = g.lookAtCPU(limits.CPUTime)
+	}
 	usage, err := g.measure(group)
 	if err != nil {
-		return slowest // the next look may tell more
+		return max(pause, fastest) // the next look may tell more
 	}
-	pause := slowest
 	if limits.MemoryBytes > 0 {
 		pause = min(pause, g.lookAtMemory(usage, limits.MemoryBytes))
 	}

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/bulkheadhq/bulkhead/internal/envd/sysfile"
 )
@@ -26,6 +27,9 @@ type Process struct {
 	Threads int64
 	// Resident is its resident memory in bytes.
 	Resident int64
+	// CPU is the processor time it has used, with that of the children it has
+	// waited for.
+	CPU time.Duration
 	// Zombie says that it has ended and waits to be reaped.
 	Zombie bool
 	// Name is its short name, at most 15 bytes.
@@ -73,9 +77,13 @@ const (
 	fieldParent  = 1
 	fieldGroup   = 2
 	fieldSession = 3
+	fieldCPU     = 11 // user, system, then both of waited-for children
 	fieldThreads = 17
 	fieldRSS     = 21
 )
+
+// tick is the unit of processor time in there, the same on every Linux.
+const tick = time.Second / 100
 
 // parse reads one /proc/PID/stat. The name may hold spaces and parentheses.
 func parse(stat []byte) (Process, bool) {
@@ -94,6 +102,10 @@ func parse(stat []byte) (Process, bool) {
 		}
 		return n
 	}
+	var ticks int64
+	for _, f := range fields[fieldCPU : fieldCPU+4] {
+		ticks += max(0, number(f))
+	}
 	p := Process{
 		Pid:      int(number(bytes.TrimSpace(stat[:open]))),
 		Parent:   int(number(fields[fieldParent])),
@@ -101,6 +113,7 @@ func parse(stat []byte) (Process, bool) {
 		Session:  int(number(fields[fieldSession])),
 		Threads:  max(1, number(fields[fieldThreads])),
 		Resident: max(0, number(fields[fieldRSS])) * int64(os.Getpagesize()),
+		CPU:      time.Duration(ticks) * tick,
 		Zombie:   fields[fieldState][0] == 'Z' || fields[fieldState][0] == 'X',
 		Name:     strings.ToValidUTF8(string(stat[open+1:end]), "�"),
 	}

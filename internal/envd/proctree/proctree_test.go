@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -33,9 +34,10 @@ func table(t *testing.T, stats ...string) string {
 	return dir
 }
 
-// stat is a line with the given pid, parent, group and session; 4 threads and 3 resident pages.
+// stat is a line with the given pid, parent, group and session; 4 threads, 3 resident pages and 10
+// ticks of processor time.
 func stat(ids [4]int, name string, state byte) string {
-	return fmt.Sprintf("%d (%s) %c %d %d %d 0 -1 0 0 0 0 0 0 0 0 0 20 0 4 0 100 4096 3 99\n",
+	return fmt.Sprintf("%d (%s) %c %d %d %d 0 -1 0 0 0 0 0 1 2 3 4 20 0 4 0 100 4096 3 99\n",
 		ids[0], name, state, ids[1], ids[2], ids[3])
 }
 
@@ -59,6 +61,7 @@ func TestList(t *testing.T) {
 	}
 	want := []proctree.Process{{
 		Pid: 7, Parent: 1, Group: 7, Session: 7, Threads: 4, Resident: 3 * int64(os.Getpagesize()), Name: "a) R 9 (b",
+		CPU: 100 * time.Millisecond,
 	}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
