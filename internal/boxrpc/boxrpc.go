@@ -52,24 +52,24 @@ type Init struct {
 	// Seed is 32 random bytes of this box's own, with which every random number
 	// generator that a snapshot may have copied is seeded anew.
 	Seed []byte `json:"seed,omitempty"`
-	// MemoryBytes, Pids and OutputBytes are the limits that the box keeps to by
-	// itself, so that one program ends before the box does. The host enforces its
-	// own on top. 0 means none.
+	// MemoryBytes, Pids, OutputBytes and CPUSeconds are the limits that the box keeps
+	// to by itself, so that one program ends before the box does. The host enforces
+	// its own on top. 0 means none.
 	MemoryBytes int64 `json:"memoryBytes,omitempty"`
-	// CPUs is how many processors programs are told of, the limit rounded up.
-	CPUs        int64 `json:"cpus,omitempty"`
 	Pids        int64 `json:"pids,omitempty"`
 	OutputBytes int64 `json:"outputBytes,omitempty"`
-	// CPUSeconds is the processor time of one program.
-	CPUSeconds int64 `json:"cpuSeconds,omitempty"`
+	CPUSeconds  int64 `json:"cpuSeconds,omitempty"`
+	// CPUs is how many processors programs are told of, the limit rounded up.
+	CPUs int64 `json:"cpus,omitempty"`
 }
 
 // Limits changes those of a box that runs: it is POSTed as JSON to /limits on
 // [EnvdPort], with the box's token. The answer is 204. Programs that run are
-// bounded by the new ones too. 0 means none.
+// bounded by the new ones too. 0 means none; 0 CPUs means as before.
 type Limits struct {
 	MemoryBytes int64 `json:"memoryBytes"`
 	Pids        int64 `json:"pids"`
+	CPUs        int64 `json:"cpus,omitempty"`
 }
 
 // The variables that the host sets for envd itself when it makes a box, before

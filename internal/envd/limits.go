@@ -2,12 +2,12 @@ package envd
 
 import (
 	"encoding/json"
+	"log/slog"
 	"net/http"
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
 	"github.com/bulkheadhq/bulkhead/internal/envd/files"
-	"github.com/bulkheadhq/bulkhead/internal/envd/guard"
 )
 
 // maxLimits bounds the body of POST /limits in bytes.
@@ -24,9 +24,19 @@ func (s *Server) limits(w http.ResponseWriter, r *http.Request) {
 		files.WriteError(w, http.StatusBadRequest, "the body of /limits is not what it must be: "+err.Error())
 		return
 	}
-	if err := s.cfg.Guard.SetLimits(guard.Limits{MemoryBytes: in.MemoryBytes, Pids: in.Pids}); err != nil {
+	l := s.cfg.Guard.Limits()
+	l.MemoryBytes, l.Pids = in.MemoryBytes, in.Pids
+	if in.CPUs > 0 {
+		l.Cores = in.CPUs
+	}
+	if err := s.cfg.Guard.SetLimits(l); err != nil {
 		files.WriteError(w, bulkhead.CodeOf(err).HTTPStatus(), bulkhead.Message(err))
 		return
+	}
+	if sys := s.cfg.System; sys != nil && sys.Bind != nil && in.CPUs > 0 {
+		if err := sys.writeOnline(in.CPUs); err != nil {
+			s.cfg.Log.WarnContext(r.Context(), "the box kept its number of processors", slog.Any("error", err))
+		}
 	}
 	w.WriteHeader(http.StatusNoContent)
 }

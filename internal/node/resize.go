@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"time"
 
@@ -169,7 +170,9 @@ func (n *Node) tellLimits(ctx context.Context, box *pool.Box, sb bulkhead.Sandbo
 }
 
 func (n *Node) postLimits(ctx context.Context, box *pool.Box, sb bulkhead.Sandbox) error {
-	body, err := json.Marshal(boxrpc.Limits{MemoryBytes: sb.Limits.MemoryMB << 20, Pids: sb.Limits.Pids})
+	body, err := json.Marshal(boxrpc.Limits{
+		MemoryBytes: sb.Limits.MemoryMB << 20, Pids: sb.Limits.Pids, CPUs: int64(math.Ceil(sb.Limits.CPU)),
+	})
 	if err != nil {
 		return fmt.Errorf("encode limits: %w", err)
 	}
