@@ -28,7 +28,7 @@ $(BUNDLED)/envd: $(SOURCES)
 	@echo "== build envd"
 	@$(GO) build -ldflags '-s -w' -o $@ ./cmd/envd
 
-$(BUNDLED)/runsc: $(wildcard cmd/runsc/*.go internal/driver/gvisor/runsc/*.go) go.mod
+$(BUNDLED)/runsc: $(SOURCES)
 	@echo "== build runsc (the first build compiles gVisor: 3 minutes on 2 cores)"
 	@scripts/progress $(GO) build -ldflags '-s -w' -o $@ ./cmd/runsc
 

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,6 +32,11 @@ func Is(argv0 string) bool {
 func Main() {
 	os.Args = tellSize(os.Args)
 	followMemory()
+	if slices.Contains(os.Args, "boot") {
+		// A sentry that loads a snapshot fills its heap once. Collecting less often
+		// saves a tenth of the processor time of a restore for 3 MiB of memory.
+		debug.SetGCPercent(400)
+	}
 	maincli.Main()
 }
 
