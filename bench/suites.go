@@ -93,20 +93,21 @@ func lifecycle(ctx context.Context, o options, r *report) error {
 		defer wait(ctx)
 		return took, drop(ctx, c, sb.ID())
 	})
-	r.add("create over HTTP, from the pool", create, "", nil)
+	docker := map[string]sample{}
 	for _, x := range []struct{ name, code string }{{"first result", plain}, {"first result with pandas", pandas}} {
+		others := map[string]sample{}
+		for name, f := range o.peers(x.code) {
+			others[name] = measure(ctx, max(3, o.n/5), timed(f))
+		}
+		docker[x.code] = others["docker run"]
 		ours := first(x.code)
-		r.add("create → "+x.name+", from the pool", ours, "", nil)
+		if x.code == plain {
+			r.add("create over HTTP, from the pool", create, "docker run", peer(docker[plain]))
+		}
+		r.add("create → "+x.name+", from the pool", ours, "docker run", peer(docker[x.code]))
 		for _, name := range []string{"docker run", "runc run", "bare process"} {
-			f, ok := o.peers(x.code)[name]
-			if !ok {
-				continue
-			}
-			peer := measure(ctx, max(3, o.n/5), timed(f))
-			r.add("   "+name+", "+x.name, peer, "", nil)
-			last := &r.Rows[len(r.Rows)-1]
-			if ours.percentile(50) > 0 && last.P50 > 0 {
-				last.Peer, last.Ratio = fmt.Sprintf("ours %.1f ms", ms(ours.percentile(50))), ms(ours.percentile(50))/last.P50
+			if s, ok := others[name]; ok {
+				r.add("   "+name+", "+x.name, s, "ours", &ours)
 			}
 		}
 	}
@@ -117,7 +118,7 @@ func lifecycle(ctx context.Context, o options, r *report) error {
 		if err := o.pin(ctx, pool.warm, pool.cold); err != nil {
 			return err
 		}
-		r.add("create → first result with pandas, "+pool.name, first(pandas), "", nil)
+		r.add("create → first result with pandas, "+pool.name, first(pandas), "docker run", peer(docker[pandas]))
 	}
 	if err := o.unpin(ctx); err != nil {
 		return err
@@ -127,8 +128,16 @@ func lifecycle(ctx context.Context, o options, r *report) error {
 		req.Limits.DiskMB = 777 // a disk of its own size: no waiting box, no snapshot fits
 		return firstResult(ctx, c, req, pandas)
 	})
-	r.add("create → first result with pandas, booted anew", fresh, "", nil)
+	r.add("create → first result with pandas, booted anew", fresh, "docker run", peer(docker[pandas]))
 	return nil
+}
+
+// peer is a sample to compare with, nil when it was not measured.
+func peer(s sample) *sample {
+	if len(s.times) == 0 {
+		return nil
+	}
+	return &s
 }
 
 // firstResult measures from create until code has printed 42, and then ends the
@@ -207,15 +216,24 @@ func roundTrips(ctx context.Context, o options, r *report) error {
 	return nil
 }
 
-// bursts measures many creates at once.
+// bursts measures many creates at once, with as many boxes waiting as are asked
+// for, and with the small pool that a quiet hour leaves.
 func bursts(ctx context.Context, o options, r *report) error {
 	c, err := o.open()
 	if err != nil {
 		return err
 	}
-	for _, n := range []int{20, 100} {
-		ids := make(chan string, n)
-		s := measureMany(ctx, n, n, false, func(ctx context.Context) (time.Duration, error) {
+	var docker *sample
+	if f, ok := o.peers(plain)["docker run"]; ok {
+		s := measureMany(ctx, 20, 20, false, timed(f))
+		docker = &s
+	}
+	for _, b := range []struct{ n, warm, cold int }{{20, 20, 2}, {20, 4, 8}, {100, 100, 2}, {100, 20, 20}} {
+		if err := o.pin(ctx, b.warm, b.cold); err != nil {
+			return err
+		}
+		ids := make(chan string, b.n)
+		s := measureMany(ctx, b.n, b.n, false, func(ctx context.Context) (time.Duration, error) {
 			began := time.Now()
 			sb, err := c.Create(ctx, request(interpreter))
 			took := time.Since(began)
@@ -232,10 +250,12 @@ func bursts(ctx context.Context, o options, r *report) error {
 		if last != nil {
 			return last
 		}
-		r.add(fmt.Sprintf("burst of %d creates", n), s, "", nil)
-		pause(ctx, 10*time.Second) // teardowns and refills, so that the next burst starts level
+		r.add(fmt.Sprintf("burst of %d creates, %d warm and %d cold waiting", b.n, b.warm, b.cold), s, "docker run × 20", docker)
 	}
-	return nil
+	if docker != nil {
+		r.add("   docker run, 20 at once", *docker, "", nil)
+	}
+	return o.unpin(ctx)
 }
 
 // sustained counts create → run → kill per second, one after the other on as many
