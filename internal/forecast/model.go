@@ -132,7 +132,7 @@ func (m *Model) Target(now time.Time) Target {
 	}
 	until := min(max(min(warm.until, all.until), t+soonest), m.season.until)
 	if m.total() == 0 && t-m.born < int64(RecentUse) {
-		g.Warm, g.Cold, g.Why = max(g.Warm, NewWarm), max(g.Cold, NewCold), Reason{Cause: CauseNew}
+		g.Warm, g.Cold, g.Why = NewWarm, NewCold, Reason{Cause: CauseNew}
 		until = min(until, m.born+int64(RecentUse))
 	}
 	g.Warm, g.Cold = m.cfg.Bounds.clamp(g.Warm, g.Cold)

@@ -178,6 +178,9 @@ func (s *season) prior() float64 { return 5 * s.spread.perClaim() }
 // rate is the forecast of claims per second at a time not before now.
 func (s *season) rate(now, at int64) float64 {
 	trend := s.trend.ratio(s.prior())
+	if s.mean.n == 0 { // the first hour: what there is of it, and a quarter without claims
+		return s.count / (time.Duration(now-s.from).Seconds() + float64(hour/4)/1e9)
+	}
 	now2 := s.recent
 	now2.claims += s.count
 	now2.expected += s.mean.value() * s.factor(now) * float64(now-s.from) / float64(time.Hour)

@@ -146,6 +146,19 @@ func TestFallsBackStageByStage(t *testing.T) {
 		defer b.stop()
 		b.pool.SetTarget(base, pool.Target{Warm: 1, Cold: 1})
 		settle(10 * time.Second)
+		l := base.Defaults
+		l.DiskMB++
+		var other sync.WaitGroup
+		other.Go(func() { // while a request waits, nothing is made ahead
+			box, _, err := b.pool.Acquire(t.Context(), base, l)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			b.release(box)
+		})
+		synctest.Wait()
+		defer other.Wait()
 		boxes := []*pool.Box{b.acquire(pool.StageWarm), b.acquire(pool.StageCold), b.acquire(pool.StageNew)}
 		seen := map[string]bool{}
 		for _, box := range boxes {

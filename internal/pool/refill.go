@@ -147,7 +147,14 @@ func (p *Pool) start(ctx context.Context, now time.Time) bool {
 // nextLocked picks the shelf that lacks its snapshot, else the one that lacks the
 // most warm boxes, then cold ones.
 func (p *Pool) nextLocked(now time.Time) (job, bool) {
+	imaging := false
 	for _, s := range p.shelves {
+		imaging = imaging || s.imaging
+	}
+	for _, s := range p.shelves {
+		if imaging {
+			break // one at a time
+		}
 		can, ready := p.cfg.Maker.snapshots(s.template)
 		wanted := s.used || s.target.Warm+s.target.Cold > 0
 		if can && !ready && wanted && !s.dropped && !s.imaging && !now.Before(s.retry) {

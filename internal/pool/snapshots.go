@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -28,8 +27,9 @@ type Snapshots struct {
 
 	taking sync.Mutex // held while an image is taken: one at a time
 
-	mu    sync.Mutex
-	ready map[string]snapshot // by template digest
+	mu       sync.Mutex
+	ready    map[string]snapshot // by template digest
+	underWay string              // the folder that Take fills
 }
 
 // snapshot is an image that is there.
@@ -120,11 +120,14 @@ func (m *Maker) Take(ctx context.Context, t bulkhead.Template) (err error) {
 	if err := os.RemoveAll(dir); err != nil { // what an older version left
 		return fmt.Errorf("remove old snapshot: %w", err)
 	}
-	tmp, err := os.MkdirTemp(s.root, ".taking-")
+	tmp, err := s.begin()
 	if err != nil {
-		return fmt.Errorf("make snapshot folder: %w", err)
+		return err
 	}
 	defer func() {
+		s.mu.Lock()
+		s.underWay = ""
+		s.mu.Unlock()
 		if err != nil {
 			err = errors.Join(err, os.RemoveAll(tmp))
 		}
@@ -142,6 +145,18 @@ func (m *Maker) Take(ctx context.Context, t bulkhead.Template) (err error) {
 	m.Log.Info("snapshot taken", "template", t.Name, "digest", t.Digest, "bytes", img.SizeBytes, "took", img.Took)
 	s.add(t, dir, img)
 	return nil
+}
+
+// begin makes the folder of an image that is being taken.
+func (s *Snapshots) begin() (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dir, err := os.MkdirTemp(s.root, ".taking-")
+	if err != nil {
+		return "", fmt.Errorf("make snapshot folder: %w", err)
+	}
+	s.underWay = dir
+	return dir, nil
 }
 
 // takeInto warms a box up and saves it in dir.
@@ -203,15 +218,16 @@ func (s *Snapshots) add(t bulkhead.Template, dir string, img Image) {
 }
 
 // Reap removes what an interrupted Take left and every image that is of none of
-// the given templates. It waits for a Take that is under way.
+// the given templates. It may run beside a Take, whose image it leaves.
 func (s *Snapshots) Reap(templates []bulkhead.Template) error {
-	s.taking.Lock()
-	defer s.taking.Unlock()
 	keep := map[string]bool{}
 	for _, t := range templates {
 		keep[s.path(t)] = true
 	}
 	s.mu.Lock()
+	if s.underWay != "" {
+		keep[s.underWay] = true
+	}
 	for digest, snap := range s.ready {
 		if !keep[snap.dir] {
 			delete(s.ready, digest)
@@ -225,7 +241,7 @@ func (s *Snapshots) Reap(templates []bulkhead.Template) error {
 	var errs []error
 	for _, e := range entries {
 		path := filepath.Join(s.root, e.Name())
-		if strings.HasPrefix(e.Name(), ".taking-") || !keep[path] {
+		if !keep[path] {
 			errs = append(errs, os.RemoveAll(path))
 		}
 	}

@@ -51,6 +51,8 @@ type Store interface {
 	Record(ctx context.Context, a bulkhead.Act) error
 	Acts(ctx context.Context, q store.ActQuery) ([]bulkhead.Act, error)
 	PruneActs(ctx context.Context, before time.Time) error
+	Pools(ctx context.Context) ([]store.Pool, error)
+	PutPools(ctx context.Context, pools ...store.Pool) error
 	Close() error
 }
 
@@ -89,6 +91,7 @@ func Run(t *testing.T, open Open) {
 		{"HostileText", testHostileText},
 		{"ConcurrentWrites", testConcurrentWrites},
 		{"CancelledWrite", testCancelledWrite},
+		{"Pools", testPools},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := open(t, c.name)
@@ -472,6 +475,38 @@ func testCancelledWrite(t *testing.T, s Store) {
 	}
 	if got := ids(t, s, bulkhead.Filter{}); len(got) != 0 {
 		t.Errorf("a cancelled write left %v", got)
+	}
+}
+
+func testPools(t *testing.T, s Store) {
+	t.Helper()
+	if got, err := s.Pools(t.Context()); err != nil || len(got) != 0 {
+		t.Errorf("an empty store has %v, %v", got, err)
+	}
+	for _, step := range [][]store.Pool{
+		{{Template: "b"}, {Template: "ns/a:1", Forecast: []byte(`{"version":1}`), Pin: &store.PoolSize{Warm: 4}}},
+		{{Template: "b", Forecast: []byte(`{"now":" "}`), Pin: &store.PoolSize{Warm: 1, Cold: 2}}},
+		{{Template: "ns/a:1", Forecast: []byte(`{}`)}},
+	} {
+		if err := s.PutPools(t.Context(), step...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := s.Pools(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range got {
+		if got[i].SavedAt.IsZero() {
+			t.Errorf("%s was never saved", got[i].Template)
+		}
+		got[i].SavedAt = time.Time{}
+	}
+	if diff := cmp.Diff([]store.Pool{
+		{Template: "b", Forecast: []byte(`{"now":" "}`), Pin: &store.PoolSize{Warm: 1, Cold: 2}},
+		{Template: "ns/a:1", Forecast: []byte(`{}`)},
+	}, got); diff != "" {
+		t.Errorf("pools (-want +got):\n%s", diff)
 	}
 }
 
