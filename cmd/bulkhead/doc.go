@@ -21,7 +21,8 @@
 //	   internal/resolver    answers name queries of boxes that may reach some domains
 //	   internal/template    builds the images that boxes are made of
 //	   internal/simulate    replays arrivals against the policies of pools
-//	3  internal/driver/…    gvisor, runc and fake: one contract, driver/drivertest
+//	3  internal/supply      how many boxes wait: forecasts, memory, versions, pins
+//	   internal/driver/…    gvisor, runc and fake: one contract, driver/drivertest
 //	   internal/netslot     a network namespace for each box, isolated and shaped
 //	   internal/cgroup      hard limits and what was used, on cgroup v1, v2, hybrid
 //	4  internal/host        a slot and a cgroup, as the pool's Parts

@@ -42,6 +42,7 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/proxy"
 	"github.com/bulkheadhq/bulkhead/internal/quota"
 	"github.com/bulkheadhq/bulkhead/internal/store"
+	"github.com/bulkheadhq/bulkhead/internal/supply"
 	"github.com/bulkheadhq/bulkhead/internal/template"
 	"github.com/bulkheadhq/bulkhead/internal/trace"
 )
@@ -99,6 +100,8 @@ type server struct {
 	groups    *cgroup.Tree
 	driver    driver
 	pool      *pool.Pool
+	supply    *supply.Planner
+	load      hostLoad
 	book      *quota.Book
 	capacity  *host.Capacity
 	node      *node.Node
@@ -193,7 +196,7 @@ func (s *server) openHost(ctx context.Context) error {
 		resolvers[i] = netip.AddrPortFrom(a, 53)
 	}
 	s.slots, err = netslot.New(netslot.Config{
-		Dir: filepath.Join(s.cfg.Run, "netns"), Prefix: s.cfg.Subnet.Masked(), Ready: 4, Resolvers: resolvers,
+		Dir: filepath.Join(s.cfg.Run, "netns"), Prefix: s.cfg.Subnet.Masked(), Ready: readySlots(s.cfg), Resolvers: resolvers,
 		Open: s.cfg.OpenPrivate, Deny: s.cfg.DenyEgress, MaxConns: s.cfg.MaxConns, Log: s.log,
 	})
 	if err != nil {
@@ -213,7 +216,10 @@ func (s *server) openHost(ctx context.Context) error {
 			Driver: s.driver, Parts: parts, Guest: guestDir, Snapshots: snapshots, Log: s.log,
 			Ready: func(ctx context.Context, b *pool.Box) error { return s.node.Ready(ctx, b) },
 		},
-		Parallel: s.cfg.RefillParallel, Log: s.log,
+		Parallel: s.cfg.RefillParallel, MaxAge: s.cfg.PoolMaxAge, CheckEvery: s.cfg.PoolCheck, Log: s.log,
+		Check:   func(ctx context.Context, b *pool.Box) error { return s.node.Ready(ctx, b.Part) },
+		Busy:    s.load.busy,
+		Observe: func(t bulkhead.Template, stage pool.Stage) { s.supply.Observe(t, stage) },
 	})
 	if err != nil {
 		return fmt.Errorf("open pool: %w", err)
@@ -226,7 +232,7 @@ func (s *server) openHost(ctx context.Context) error {
 		names[i] = a.String()
 	}
 	s.node, err = node.New(node.Config{
-		Pool: s.pool, Store: s.store, Templates: s.templates, Log: s.log, Nameservers: names,
+		Pool: s.pool, Store: s.store, Templates: s.versions(), Log: s.log, Nameservers: names,
 		Book: s.book, Tenants: entitlements{s.store}, Wait: s.cfg.CreateWait,
 	})
 	if err != nil {
@@ -238,32 +244,7 @@ func (s *server) openHost(ctx context.Context) error {
 	}
 	s.log.Info("host ready", "driver", s.cfg.Driver, "cgroups", string(layout.Mode),
 		"adopted", found.Adopted, "ended", found.Ended, "reaped", found.Reaped)
-	return s.targets(ctx, snapshots)
-}
-
-// targets pins what --warm says and drops snapshots that fit no template.
-func (s *server) targets(ctx context.Context, snapshots *pool.Snapshots) error {
-	targets, err := s.cfg.Targets()
-	if err != nil {
-		return err //nolint:wrapcheck // names the option
-	}
-	templates, err := s.templates.List()
-	if err != nil {
-		return fmt.Errorf("list templates: %w", err)
-	}
-	for _, t := range templates {
-		if target, ok := targets[t.Name]; ok {
-			s.pool.SetTarget(t, target)
-			delete(targets, t.Name)
-		}
-	}
-	for name := range targets {
-		s.log.Warn("no such template to keep warm", "template", name)
-	}
-	if err := snapshots.Reap(templates); err != nil {
-		return fmt.Errorf("reap snapshots: %w", err)
-	}
-	return s.reapTemplates(ctx)
+	return s.openSupply(ctx, snapshots)
 }
 
 // reapTemplates removes images that have no name any more and no sandbox.
@@ -340,6 +321,9 @@ func (s *server) openEdges(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open tracer: %w", err)
 	}
+	if err := registry.Register(s.supply.Collector()); err != nil {
+		return fmt.Errorf("register pool metrics: %w", err)
+	}
 	if s.proxy, err = proxy.New(proxy.Config{
 		Routes: s.node, Lister: s.node, Domain: s.cfg.Domain, MaxStreamsPerSandbox: s.cfg.MaxStreams,
 		Registry: registry, Log: s.log,
@@ -354,7 +338,7 @@ func (s *server) openEdges(ctx context.Context) error {
 		History: s.store, Authenticator: s.store, Keys: s.store,
 		Quotas: s.node, Host: s.node.Host,
 		Domain: s.sdkDomain(), MaxTTL: s.cfg.MaxTTL, Registry: registry, Tracer: tracer, Log: s.log,
-		Scripts: s.scripts.service.Handler(),
+		Scripts: s.scripts.service.Handler(), Pools: s.supply,
 	})
 	if err != nil {
 		return fmt.Errorf("open API: %w", err)
@@ -436,7 +420,7 @@ func (s *server) run(ctx context.Context, out io.Writer) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx by the shutdown
 	defer stopWork()
 	for _, f := range []func(context.Context) error{
-		s.slots.Run, s.pool.Run, s.capacity.Run, s.node.Run, s.authority.Run, s.scripts.guard.Run, s.scripts.service.Run,
+		s.slots.Run, s.pool.Run, s.supply.Run, s.capacity.Run, s.node.Run, s.authority.Run, s.scripts.guard.Run, s.scripts.service.Run,
 		func(ctx context.Context) error { return s.store.Run(ctx, s.cfg.Retention) },
 	} {
 		g.Go(func() error {

@@ -146,6 +146,8 @@ type Config struct {
 	MaxInFlight int
 	// Scripts, if any, answers /v1/scripts and below; [TenantOf] tells it for whom.
 	Scripts http.Handler
+	// Pools, if any, are shown under /v1/pools.
+	Pools Pools
 	// OpenMetrics serves /metrics to anyone; else a key with the scope "admin" is
 	// asked for, which Prometheus can send as a bearer token.
 	OpenMetrics bool
@@ -252,6 +254,11 @@ func (s *Server) routes() {
 	s.handle("POST /v1/keys", admin, s.createKey)
 	s.handle("GET /v1/keys", admin, s.listKeys)
 	s.handle("DELETE /v1/keys/{id}", admin, s.revokeKey)
+	if s.cfg.Pools != nil {
+		s.handle("GET /v1/pools", admin, s.listPools)
+		s.handle("PATCH /v1/pools/{template}", admin, s.patchPool)
+		s.handle("GET /v1/pools/{template}/forecast", admin, s.predictPool)
+	}
 	if s.cfg.Scripts != nil {
 		s.handle("/v1/scripts", use, s.scripts)
 		s.handle("/v1/scripts/", use, s.scripts)

@@ -47,6 +47,17 @@ func decode(r *http.Request, v any, optional, strict bool) error {
 	return nil
 }
 
+// decodeValue reads a part of a body that decode has left as it was, without
+// unknown fields.
+func decodeValue(value json.RawMessage, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(value))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return badJSON(err)
+	}
+	return nil
+}
+
 // badJSON says what is wrong in words for the client.
 func badJSON(err error) error {
 	var kind *json.UnmarshalTypeError

@@ -29,6 +29,7 @@ var layers = map[string]int{
 	"internal/simulate":      2,
 	"internal/pool":          2,
 	"internal/store":         2,
+	"internal/supply":        3,
 	"internal/template":      2,
 	"internal/driver":        3,
 	"internal/netslot":       3,

@@ -64,6 +64,7 @@ type Commands struct {
 	Key      KeyCmd      `cmd:"" help:"List, make and revoke API keys."`
 	Template TemplateCmd `cmd:"" help:"List, build and remove templates."`
 	Quota    QuotaCmd    `cmd:"" help:"Show what a tenant may use, and whether more would fit."`
+	Pool     PoolCmd     `cmd:"" help:"Show and set how many boxes wait ready."`
 
 	Script scriptcli.Cmd `cmd:"" help:"Run, store, list and remove scripts: JavaScript in microseconds, without a sandbox."`
 }

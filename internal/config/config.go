@@ -71,10 +71,7 @@ type Config struct {
 	MaxStall      float64       `name:"max-memory-stall" env:"BULKHEAD_MAX_MEMORY_STALL" default:"20" help:"Percent of the last ten seconds in which all work may have waited for memory (PSI) before no sandbox is admitted; 1 to 100."`
 	CreateWait    time.Duration `name:"create-wait" env:"BULKHEAD_CREATE_WAIT" default:"2s" help:"How long a request for a sandbox waits for a place on a full host, unless it says itself; 0 to 10m."`
 
-	// Warm says how many boxes wait, per template.
-	Warm map[string]string `name:"warm" env:"BULKHEAD_WARM" help:"Boxes that wait ready, as TEMPLATE=WARM or TEMPLATE=WARM/COLD; other templates have a box made when asked for."`
-	// RefillParallel is how many boxes are made ahead at once.
-	RefillParallel int `name:"refill-parallel" env:"BULKHEAD_REFILL_PARALLEL" default:"0" help:"Boxes made ahead at once; 0 is half the cores."`
+	Pools `embed:""`
 
 	// Retention is how long an ended sandbox can be asked about.
 	Retention time.Duration `name:"retention" env:"BULKHEAD_RETENTION" default:"168h" help:"How long it is remembered how a sandbox ended."`
@@ -135,8 +132,9 @@ func (c *Config) Validate() error {
 		return invalid("--subnet is %s; it must be a private IPv4 network of /24 or larger", c.Subnet)
 	case c.MaxConns < 1 || c.MaxConns > 1<<20:
 		return invalid("--max-connections is %d; it must be between 1 and %d", c.MaxConns, 1<<20)
-	case c.RefillParallel < 0 || c.RefillParallel > 64:
-		return invalid("--refill-parallel is %d; it must be between 0 and 64", c.RefillParallel)
+	}
+	if err := c.Pools.validate(); err != nil {
+		return err
 	}
 	if c.RefillParallel == 0 {
 		c.RefillParallel = max(1, runtime.NumCPU()/2)

@@ -28,11 +28,13 @@ warm:
 | option | environment | default | |
 |---|---|---|---|
 `)
-	t := reflect.TypeFor[Config]()
-	for i := range t.NumField() {
-		tag := t.Field(i).Tag
+	for _, field := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
+		if field.Anonymous {
+			continue
+		}
+		tag := field.Tag
 		def := tag.Get("default")
-		if def == "" && t.Field(i).Type.Kind() == reflect.Bool {
+		if def == "" && field.Type.Kind() == reflect.Bool {
 			def = "false"
 		}
 		if def != "" {

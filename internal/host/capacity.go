@@ -31,6 +31,9 @@ type CapacityConfig struct {
 	// MaxStall is the share of the last ten seconds, in percent, in which all work
 	// on the host may have waited for memory; above it nothing new is taken on [20].
 	MaxStall float64
+	// Lent, when set, is memory in bytes that is in use and goes to sandboxes first
+	// when they need it: that of the boxes which wait.
+	Lent func() int64
 	// Every is the time between two looks [500 ms].
 	Every time.Duration
 	// Log gets what cannot be read; required.
@@ -101,6 +104,9 @@ func (c *Capacity) look(now time.Time) error {
 	}
 	h.Most[quota.Memory] = max(0, mem.Total>>20-c.cfg.ReserveMemoryMB)
 	h.Free[quota.Memory] = mem.Available>>20 - c.cfg.ReserveMemoryMB
+	if c.cfg.Lent != nil {
+		h.Free[quota.Memory] += c.cfg.Lent() >> 20
+	}
 	h.Load.Memory = 1 - float64(mem.Available)/float64(mem.Total)
 	if c.cfg.DiskDir != "" {
 		var fs unix.Statfs_t

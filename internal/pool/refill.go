@@ -2,7 +2,6 @@ package pool
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
@@ -22,7 +21,8 @@ func (p *Pool) Run(ctx context.Context) error {
 		for _, b := range p.sweep() {
 			p.jobs.Go(func() { p.discard(b) })
 		}
-		for p.start(ctx, time.Now()) {
+		busy := p.cfg.Busy != nil && p.cfg.Busy()
+		for p.start(ctx, time.Now(), busy) {
 		}
 		select {
 		case <-p.wake:
@@ -54,18 +54,6 @@ func (p *Pool) drain() {
 		p.jobs.Go(func() { p.discard(b) })
 	}
 	p.jobs.Wait()
-}
-
-// Trim takes off the shelves at once what is beyond the targets, returns when it
-// is destroyed, and says how many boxes that were.
-func (p *Pool) Trim() int {
-	var gone sync.WaitGroup
-	boxes := p.sweep()
-	for _, b := range boxes {
-		gone.Go(func() { p.discard(b) })
-	}
-	gone.Wait()
-	return len(boxes)
 }
 
 // sweep takes off the shelves what should not be there: dead boxes, and the
@@ -123,17 +111,15 @@ type job struct {
 }
 
 // start begins one job, if there is one and room for it, and reports whether it
-// did. Requests that wait for a box go first.
-func (p *Pool) start(ctx context.Context, now time.Time) bool {
+// did. Requests that wait for a box go first; a busy host gets rests.
+func (p *Pool) start(ctx context.Context, now time.Time, busy bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed || ctx.Err() != nil || p.claims > 0 || p.running >= p.cfg.Parallel {
 		return false
 	}
-	if p.running > 0 || now.Before(p.rest) {
-		if p.cfg.Busy != nil && p.cfg.Busy() {
-			return false
-		}
+	if busy && (p.running > 0 || now.Before(p.rest)) {
+		return false
 	}
 	j, ok := p.nextLocked(now)
 	if !ok {

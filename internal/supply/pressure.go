@@ -105,21 +105,3 @@ func (p *pressure) step(now time.Time, m Memory, reserve int64, warm int, box fl
 	}
 	return math.MaxInt
 }
-
-// Relieve destroys warm boxes that wait until they have given so many bytes back,
-// or none is left, and says how many that were. It is for who would otherwise
-// refuse a request for want of memory; it blocks until the boxes are gone.
-func (p *Planner) Relieve(bytes int64) int {
-	p.mu.Lock()
-	warm, box := p.waitingLocked()
-	if warm == 0 || bytes <= 0 {
-		p.mu.Unlock()
-		return 0
-	}
-	pr, now := &p.pressure, time.Now()
-	pr.limit = max(0, warm-int(math.Ceil(float64(bytes)/box)))
-	pr.squeezed, pr.cut, pr.allow = true, now, pr.limit
-	p.enforceLocked(now)
-	p.mu.Unlock()
-	return p.cfg.Boxes.Trim()
-}

@@ -31,8 +31,6 @@ type Boxes interface {
 	SetTarget(t bulkhead.Template, target pool.Target)
 	// Retain drops the boxes of every template but the given ones.
 	Retain(templates []bulkhead.Template)
-	// Trim destroys at once what is beyond the targets, and counts it.
-	Trim() int
 	// Stats returns what each template's pool did and has.
 	Stats() []pool.Stats
 	// Waiting counts the boxes of exactly one version of a template, and says why

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,78 +17,22 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/pool"
 	"github.com/bulkheadhq/bulkhead/internal/store"
 	"github.com/bulkheadhq/bulkhead/internal/supply"
+	"github.com/bulkheadhq/bulkhead/internal/supply/supplytest"
 )
 
 func template(name, digest string) bulkhead.Template {
 	return bulkhead.Template{ID: name, Name: name, Digest: "sha256:" + digest, Defaults: bulkhead.DefaultLimits()}
 }
 
-// shelf is what templates there are.
-type shelf struct {
-	mu   sync.Mutex
-	list []bulkhead.Template
-}
-
-func (s *shelf) set(list ...bulkhead.Template) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.list = list
-}
-
-func (s *shelf) List() ([]bulkhead.Template, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.list), nil
-}
-
-func (s *shelf) Get(name string) (bulkhead.Template, error) {
-	list, _ := s.List()
-	for _, t := range list {
-		if t.Name == name || t.Digest == name {
-			return t, nil
-		}
-	}
-	return bulkhead.Template{}, bulkhead.Errorf(bulkhead.CodeNotFound, "template %q does not exist", name)
-}
-
-// books are a store in memory.
-type books struct {
-	mu   sync.Mutex
-	rows map[string]store.Pool
-	fail error
-}
-
-func (b *books) Pools(context.Context) (all []store.Pool, err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, p := range b.rows {
-		all = append(all, p)
-	}
-	return all, b.fail
-}
-
-func (b *books) PutPools(_ context.Context, pools ...store.Pool) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.fail != nil {
-		return b.fail
-	}
-	for _, p := range pools {
-		b.rows[p.Template] = p
-	}
-	return nil
-}
-
 // world is a host inside a synctest bubble, on which servers come and go.
 type world struct {
 	t         *testing.T
-	templates *shelf
-	books     *books
+	templates *supplytest.Templates
+	books     *supplytest.Store
 	log       bytes.Buffer
 	mu        sync.Mutex
 	memory    supply.Memory // but for what boxes take
 	boxMB     int64
-	noBoxes   bool // restores fail
 
 	driver  *fake.Driver
 	pool    *pool.Pool
@@ -99,9 +42,10 @@ type world struct {
 
 func newWorld(t *testing.T, list ...bulkhead.Template) *world {
 	w := &world{
-		t: t, templates: &shelf{list: list}, books: &books{rows: map[string]store.Pool{}},
+		t: t, templates: &supplytest.Templates{}, books: &supplytest.Store{},
 		memory: supply.Memory{Available: 64 << 30}, boxMB: 120,
 	}
+	w.templates.Set(list...)
 	return w
 }
 
@@ -271,9 +215,11 @@ func TestWhatWasLearnedSurvives(t *testing.T) {
 			t.Fatal(err)
 		}
 		w.stop()
-		third := w.books.rows["third"]
+		third := w.books.Row("third")
 		third.Forecast = []byte(`{"version":1,"now":-1}`)
-		w.books.rows["third"] = third
+		if err := w.books.PutPools(t.Context(), third); err != nil {
+			t.Fatal(err)
+		}
 
 		w.start(nil)
 		defer w.stop()
@@ -292,7 +238,7 @@ func TestWhatWasLearnedSurvives(t *testing.T) {
 			t.Errorf("nothing was said of the corrupt state:\n%s", w.log.String())
 		}
 		s, err := w.planner.Pin(t.Context(), "code", nil)
-		if err != nil || s.Pinned || w.books.rows["code"].Pin != nil {
+		if err != nil || s.Pinned || w.books.Row("code").Pin != nil {
 			t.Errorf("unpinned: %+v, %v", s, err)
 		}
 	})
@@ -320,14 +266,14 @@ func TestPinRefuses(t *testing.T) {
 				t.Errorf("%s: %v, want %s", name, err, c.code)
 			}
 		}
-		w.books.fail = errors.New("disk full")
+		w.books.Fail(errors.New("disk full"))
 		if _, err := w.planner.Pin(t.Context(), "base", &store.PoolSize{Warm: 1}); err == nil {
 			t.Error("a pin that was not stored was accepted")
 		}
 		if s := w.status("base"); s.Pinned {
 			t.Error("a pin that was not stored holds")
 		}
-		w.books.fail = nil
+		w.books.Fail(nil)
 	})
 }
 
@@ -373,14 +319,6 @@ func TestMemoryPressure(t *testing.T) {
 		if s := w.status("busy"); s.Warm < 6 || w.status("pinned").Warm != 3 || w.status("rare").Warm != 2 || w.planner.Report().Memory.Short {
 			t.Errorf("afterwards: busy %+v, rare %d", s, w.status("rare").Warm)
 		}
-		warm := w.planner.Report().Totals.Warm
-		if n := w.planner.Relieve(3 * w.boxMB * 1e6); n != 3 || w.planner.Report().Totals.Warm != warm-3 {
-			t.Errorf("%d of %d boxes were given for 3", n, warm)
-		}
-		settle(time.Minute)
-		if now := w.planner.Report().Totals.Warm; now != warm {
-			t.Errorf("%d boxes a minute later, %d before", now, warm)
-		}
 	})
 }
 
@@ -421,7 +359,7 @@ func TestNewVersion(t *testing.T) {
 		}
 		w.use("base", 1)
 		settle(20 * time.Second)
-		w.templates.set(second)
+		w.templates.Set(second)
 		for range 200 {
 			if warm := w.status("base").Warm; warm == 0 {
 				t.Fatal("the pool is empty")
@@ -442,7 +380,7 @@ func TestNewVersion(t *testing.T) {
 			t.Errorf("%d boxes of the first version are left", warm+cold)
 		}
 		w.driver.Fail("Checkpoint", errors.New("its warm-up failed"))
-		w.templates.set(third)
+		w.templates.Set(third)
 		settle(10 * time.Second)
 		if serves() != third.Digest {
 			t.Error("a version without boxes never serves")
@@ -469,7 +407,7 @@ func TestTemplatesComeAndGo(t *testing.T) {
 		if warm, cold, _ := w.pool.Waiting(template("base", "b")); warm != 3 || cold != 1 {
 			t.Errorf("under two names: %d warm, %d cold", warm, cold)
 		}
-		w.templates.set()
+		w.templates.Set()
 		settle(5 * time.Second)
 		if r := w.planner.Report(); r.Totals.Warm+r.Totals.Cold != 0 {
 			t.Errorf("after both are gone: %+v", r)

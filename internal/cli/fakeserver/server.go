@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,6 +22,7 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/api"
 	"github.com/bulkheadhq/bulkhead/internal/quota/quotatest"
 	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
+	"github.com/bulkheadhq/bulkhead/internal/supply/supplytest"
 )
 
 // Server is an http.Handler. Its exported fields are set before it serves.
@@ -74,9 +76,13 @@ func (s *Server) start() {
 	}
 	n := node{s}
 	s.books = quotatest.New()
+	all := make([]bulkhead.Template, len(s.Templates))
+	for i, name := range s.Templates {
+		all[i] = bulkhead.Template{ID: templateID(name), Name: name, Digest: "sha256:" + strings.Repeat("0", 64)}
+	}
 	control, err := api.New(api.Config{
 		Lifecycle: n, Lookup: n, Telemetry: n, Templates: templates{s}, History: n, Authenticator: n, Keys: n,
-		Quotas: n, Host: s.books.Host,
+		Quotas: n, Host: s.books.Host, Pools: supplytest.New(all...),
 		Domain: s.Domain, Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
