@@ -217,7 +217,7 @@ func (s *server) openHost(ctx context.Context) error {
 			Ready: func(ctx context.Context, b *pool.Box) error { return s.node.Ready(ctx, b) },
 		},
 		Parallel: s.cfg.RefillParallel, MaxAge: s.cfg.PoolMaxAge, CheckEvery: s.cfg.PoolCheck, Log: s.log,
-		Check:   func(ctx context.Context, b *pool.Box) error { return s.node.Ready(ctx, b) },
+		Check:   func(ctx context.Context, b *pool.Box) error { return s.node.Serves(ctx, b) },
 		Busy:    s.load.busy,
 		Observe: func(t bulkhead.Template, stage pool.Stage) { s.supply.Observe(t, stage) },
 	})

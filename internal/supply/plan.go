@@ -1,8 +1,11 @@
 package supply
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
@@ -37,7 +40,7 @@ func (p *Planner) planLocked(now time.Time) {
 }
 
 // enforceLocked tells the pool the targets that the memory allows. Two names of
-// one version share its boxes.
+// one version share its boxes, which count under the first of them.
 func (p *Planner) enforceLocked(now time.Time) {
 	type version struct {
 		template bulkhead.Template
@@ -52,7 +55,10 @@ func (p *Planner) enforceLocked(now time.Time) {
 		}
 		versions[t.Digest] = &version{t, target}
 	}
-	for e, t := range p.fit(now) {
+	fit := p.fit(now)
+	for _, e := range slices.SortedFunc(maps.Keys(fit), func(a, b *entry) int { return cmp.Compare(a.name, b.name) }) {
+		t := fit[e]
+		e.inForce = t
 		add(e.current, t)
 		if e.next != nil {
 			add(*e.next, t)

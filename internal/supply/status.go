@@ -83,9 +83,12 @@ func (p *Planner) Report() Report {
 		}
 		if !made {
 			s = pool.Stats{
-				Template: e.name, Digest: e.current.Digest, Target: e.target, Image: pool.Image{State: pool.ImageNone},
+				Template: e.name, Digest: e.current.Digest, Image: pool.Image{State: pool.ImageNone},
 				Hits: map[pool.Stage]int64{}, Misses: map[string]int64{}, Wasted: map[string]int64{},
 			}
+		}
+		if e.there {
+			s.Target = e.inForce
 		}
 		st := Status{Stats: s, Pinned: e.pin != nil, Use: e.model.Stats(now), Costs: e.model.Costs()}
 		if e.next != nil {
@@ -190,6 +193,6 @@ func (p *Planner) Predict(name string, horizon time.Duration) (Prediction, error
 	d := e.model.Predict(now, horizon)
 	return Prediction{
 		Template: t.Name, At: now.UTC(), Until: now.Add(horizon).UTC(), Mean: d.Mean,
-		P50: d.Quantile(0.5), P90: d.Quantile(0.9), P99: d.Quantile(0.99), Use: e.model.Stats(now), Target: e.target,
+		P50: d.Quantile(0.5), P90: d.Quantile(0.9), P99: d.Quantile(0.99), Use: e.model.Stats(now), Target: e.inForce,
 	}, nil
 }

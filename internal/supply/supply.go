@@ -134,7 +134,8 @@ type entry struct {
 	pin     *pool.Target
 	dirty   bool // it learned since it was stored
 	until   time.Time
-	target  pool.Target
+	target  pool.Target // what it should have
+	inForce pool.Target // what the memory allows of it
 }
 
 // New checks cfg, takes over what was stored, and starts nothing. A state that

@@ -20,8 +20,8 @@ import (
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/api"
-	"github.com/bulkheadhq/bulkhead/internal/quota/quotatest"
 	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
+	"github.com/bulkheadhq/bulkhead/internal/quota/quotatest"
 	"github.com/bulkheadhq/bulkhead/internal/supply/supplytest"
 )
 
