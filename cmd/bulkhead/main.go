@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bulkheadhq/bulkhead/internal/bundled"
+	"github.com/bulkheadhq/bulkhead/internal/cgroup"
 	"github.com/bulkheadhq/bulkhead/internal/cli"
 	"github.com/bulkheadhq/bulkhead/internal/config"
 	"github.com/bulkheadhq/bulkhead/internal/script/worker"
@@ -21,9 +22,11 @@ import (
 
 func main() {
 	if worker.Is(os.Args[0]) {
+		_ = cgroup.Expendable() // it works as well at the server's rank
 		os.Exit(worker.Main(os.Args[1:]))
 	}
 	if jail.Is(os.Args) {
+		_ = cgroup.Expendable()
 		os.Exit(jail.Main(os.Stdin, os.Stderr))
 	}
 	// What whoever started us left open is not for the programs that we start:

@@ -98,6 +98,7 @@ type server struct {
 	templates *template.Store
 	slots     *netslot.Allocator
 	groups    *cgroup.Tree
+	unprotect func() error
 	driver    driver
 	pool      *pool.Pool
 	supply    *supply.Planner
@@ -190,6 +191,11 @@ func (s *server) openHost(ctx context.Context) error {
 	}
 	if s.groups, err = cgroup.New(cgroup.Config{Layout: layout, Root: "/bulkhead", Log: s.log}); err != nil {
 		return fmt.Errorf("open cgroups: %w", err)
+	}
+	if s.cfg.Protect {
+		if s.unprotect, err = s.groups.Protect(s.cfg.ReserveMemory); err != nil {
+			s.log.Warn("the server has no floor of its own on this host", "err", err)
+		}
 	}
 	resolvers := make([]netip.AddrPort, len(nameservers))
 	for i, a := range nameservers {
@@ -509,6 +515,9 @@ func (s *server) close() error {
 		} else {
 			errs = append(errs, s.slots.Close())
 		}
+	}
+	if s.unprotect != nil {
+		errs = append(errs, s.unprotect())
 	}
 	if s.groups != nil && !s.cfg.KeepBoxes {
 		errs = append(errs, s.groups.Close())

@@ -27,6 +27,10 @@ func capabilities() []string {
 // the memory limit of the box's cgroup.
 const MemoryLimitFile = "dev.bulkhead.memory-limit-file"
 
+// expendable is the boxes' oom_score_adj: on a host that is out of memory the kernel
+// kills them before anything else.
+const expendable = 500
+
 // Spec is the bundle's config.json for a box, without what is the driver's own:
 // the root, the capabilities it adds and its annotations.
 func Spec(b pool.BoxSpec) *specs.Spec {
@@ -46,6 +50,7 @@ func Spec(b pool.BoxSpec) *specs.Spec {
 				{Type: "RLIMIT_NOFILE", Hard: files, Soft: files},
 				{Type: "RLIMIT_CORE"},
 			},
+			OOMScoreAdj: new(expendable),
 		},
 		Root: &specs.Root{Path: "rootfs"},
 		Mounts: []specs.Mount{
