@@ -30,7 +30,8 @@ func serve(t *testing.T, srv *fakeserver.Server) *client.Client {
 	if srv.Templates == nil {
 		srv.Templates = []string{"base", "code-interpreter-v1"}
 	}
-	srv.Key = testKey
+	srv.Key, srv.Dir = testKey, t.TempDir()
+	t.Cleanup(func() { _ = srv.Close() })
 	hs := httptest.NewServer(srv)
 	t.Cleanup(hs.Close)
 	c, err := client.New(client.Config{BaseURL: hs.URL + "/", APIKey: testKey, Silence: 100 * time.Millisecond})

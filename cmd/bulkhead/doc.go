@@ -13,6 +13,9 @@
 //	   internal/quota       who has how much, who waits, and why
 //	   internal/trace       where the time of a request goes
 //	   internal/bundled     envd and runsc, carried in this binary
+//	   internal/openapi     calls described beside what serves them, as a document
+//	   internal/rate        how fast a key may ask
+//	   internal/guest       envd, carried in this binary
 //	2  internal/pool        boxes that wait: declares the Driver and the Parts it
 //	                        needs, makes boxes, keeps cold and warm ones, takes
 //	                        snapshots

@@ -41,6 +41,7 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/pool"
 	"github.com/bulkheadhq/bulkhead/internal/proxy"
 	"github.com/bulkheadhq/bulkhead/internal/quota"
+	"github.com/bulkheadhq/bulkhead/internal/script"
 	"github.com/bulkheadhq/bulkhead/internal/store"
 	"github.com/bulkheadhq/bulkhead/internal/supply"
 	"github.com/bulkheadhq/bulkhead/internal/template"
@@ -339,12 +340,17 @@ func (s *server) openEdges(ctx context.Context) error {
 	if s.scripts, err = openScripts(ctx, s.cfg, registry, s.log); err != nil {
 		return fmt.Errorf("open scripts: %w", err)
 	}
+	prices, err := s.cfg.PriceTable()
+	if err != nil {
+		return err //nolint:wrapcheck // names the option
+	}
 	control, err := api.New(api.Config{
 		Lifecycle: s.node, Networks: s.node, Lookup: s.node, Telemetry: s.node, Templates: apiTemplates{s.templates},
 		History: s.store, Authenticator: s.store, Keys: s.store,
-		Quotas: s.node, Host: s.node.Host,
+		Quotas: s.node, Host: s.node.Host, Pools: s.supply,
 		Domain: s.sdkDomain(), MaxTTL: s.cfg.MaxTTL, Registry: registry, Tracer: tracer, Log: s.log,
-		Scripts: s.scripts.service.Handler(), Pools: s.supply,
+		Mounts:  []api.Mount{{Calls: script.Calls(store.ScopeRun), Handler: s.scripts.service.Handler()}},
+		Tenants: s.store, Tiers: s.store, Usage: s.store, Audit: s.store, Prices: prices,
 	})
 	if err != nil {
 		return fmt.Errorf("open API: %w", err)

@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/rate"
 	"github.com/bulkheadhq/bulkhead/internal/store"
 	"github.com/bulkheadhq/bulkhead/internal/trace"
 )
@@ -110,12 +111,58 @@ type Authenticator interface {
 
 // Keys makes and revokes keys. An empty tenant means any.
 type Keys interface {
+	// Key returns one key, revoked ones too. Code: not_found.
+	Key(ctx context.Context, tenant, id string) (store.Key, error)
+	// RotateKey gives a key a new secret; the old one is good for grace more. Codes:
+	// invalid, not_found, conflict.
+	RotateKey(ctx context.Context, tenant, id string, grace time.Duration) (string, store.Key, error)
 	// CreateKey returns a new key's secret and what is kept of it. Code: invalid.
 	CreateKey(ctx context.Context, req store.KeyRequest) (string, store.Key, error)
 	// ListKeys returns a tenant's keys, revoked ones too.
 	ListKeys(ctx context.Context, tenant string) ([]store.Key, error)
 	// RevokeKey ends a key. Code: not_found.
 	RevokeKey(ctx context.Context, tenant, id string) error
+}
+
+// Tenants keeps tenants.
+type Tenants interface {
+	// Tenant returns one. Code: not_found.
+	Tenant(ctx context.Context, id string) (bulkhead.Tenant, error)
+	// Tenants returns all.
+	Tenants(ctx context.Context) ([]bulkhead.Tenant, error)
+	// CreateTenant makes one. Codes: invalid, conflict.
+	CreateTenant(ctx context.Context, t bulkhead.Tenant) (bulkhead.Tenant, error)
+	// UpdateTenant lets change alter one; change may be called again. Codes:
+	// not_found, invalid.
+	UpdateTenant(ctx context.Context, id string, change func(*bulkhead.Tenant) error) (bulkhead.Tenant, error)
+	// DeleteTenant removes one and revokes its keys. Codes: not_found, conflict.
+	DeleteTenant(ctx context.Context, id string, force bool) error
+}
+
+// Tiers keeps tiers.
+type Tiers interface {
+	// Tier returns one. Code: not_found.
+	Tier(ctx context.Context, name string) (bulkhead.Tier, error)
+	// Tiers returns all.
+	Tiers(ctx context.Context) ([]bulkhead.Tier, error)
+	// PutTier makes or changes one. Code: invalid.
+	PutTier(ctx context.Context, t bulkhead.Tier) error
+	// DeleteTier removes one. Codes: not_found, conflict.
+	DeleteTier(ctx context.Context, name string) error
+}
+
+// Usage says what was used.
+type Usage interface {
+	// Usage returns sums, without their cost. Code: invalid.
+	Usage(ctx context.Context, q store.UsageQuery) ([]store.UsageRow, error)
+}
+
+// Audit keeps who did what.
+type Audit interface {
+	// Record keeps an act.
+	Record(ctx context.Context, a bulkhead.Act) error
+	// Acts returns what the query selects, the newest first. Code: invalid.
+	Acts(ctx context.Context, q store.ActQuery) ([]bulkhead.Act, error)
 }
 
 // Config is what a [Server] needs. Fields without a default must be set.
@@ -127,10 +174,14 @@ type Config struct {
 	Telemetry Telemetry
 	// Templates are those that sandboxes can be made from.
 	Templates Templates
-	// History, Authenticator and Keys are the store.
+	// The store is the rest of it.
 	History       History
 	Authenticator Authenticator
 	Keys          Keys
+	Tenants       Tenants
+	Tiers         Tiers
+	Usage         Usage
+	Audit         Audit
 
 	// Quotas is the node. Host, which may be nil, is what it promises, for operators.
 	Quotas Quotas
@@ -144,8 +195,10 @@ type Config struct {
 	// MaxInFlight bounds requests under way, answered with 503 beyond it;
 	// [DefaultMaxInFlight] if zero.
 	MaxInFlight int
-	// Scripts, if any, answers /v1/scripts and below; [TenantOf] tells it for whom.
-	Scripts http.Handler
+	// Mounts are parts of the API that other packages serve.
+	Mounts []Mount
+	// Prices make the costs of usage.
+	Prices bulkhead.Prices
 	// Pools, if any, are shown under /v1/pools.
 	Pools Pools
 	// OpenMetrics serves /metrics to anyone; else a key with the scope "admin" is
@@ -169,6 +222,8 @@ type Server struct {
 	cfg      Config
 	mux      *http.ServeMux
 	places   chan struct{}
+	rates    *rate.Buckets // of keys
+	refused  *rate.Buckets // of keys, for acts that were refused
 	metrics  http.Handler
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
@@ -189,6 +244,8 @@ func New(cfg Config) (*Server, error) {
 		cfg:     cfg,
 		mux:     http.NewServeMux(),
 		places:  make(chan struct{}, cfg.MaxInFlight),
+		rates:   rate.New(),
+		refused: rate.New(),
 		metrics: promhttp.HandlerFor(cfg.Registry, promhttp.HandlerOpts{}),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "bulkhead_api_requests_total", Help: "Control plane requests by route and status.",
@@ -207,10 +264,13 @@ func New(cfg Config) (*Server, error) {
 		}
 	}
 	s.routes()
+	if err := s.serveOwn(); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
-// routes is the one list of what is served.
+// routes is the list of what is served beside [Server.ownCalls].
 func (s *Server) routes() {
 	const use, admin = store.ScopeRun, store.ScopeAdmin
 
@@ -243,26 +303,6 @@ func (s *Server) routes() {
 		s.handle(pattern, use, refuse(what))
 	}
 
-	// Bulkhead's own.
-	s.handle("POST /v1/sandboxes", use, s.ownCreate)
-	s.handle("GET /v1/sandboxes", use, s.ownList)
-	s.handle("GET /v1/sandboxes/{id}", use, s.ownGet)
-	s.handle("PATCH /v1/sandboxes/{id}/resources", use, s.resize)
-	s.handle("GET /v1/quota", use, s.quota)
-	s.handle("POST /v1/quota/whatif", use, s.whatIf)
-	s.handle("GET /v1/templates", use, s.ownTemplates)
-	s.handle("POST /v1/keys", admin, s.createKey)
-	s.handle("GET /v1/keys", admin, s.listKeys)
-	s.handle("DELETE /v1/keys/{id}", admin, s.revokeKey)
-	if s.cfg.Pools != nil {
-		s.handle("GET /v1/pools", admin, s.listPools)
-		s.handle("PATCH /v1/pools/{template}", admin, s.patchPool)
-		s.handle("GET /v1/pools/{template}/forecast", admin, s.predictPool)
-	}
-	if s.cfg.Scripts != nil {
-		s.handle("/v1/scripts", use, s.scripts)
-		s.handle("/v1/scripts/", use, s.scripts)
-	}
 	s.mux.HandleFunc("GET /health", s.health)
 	if s.cfg.OpenMetrics {
 		s.mux.Handle("GET /metrics", s.metrics)
@@ -277,16 +317,10 @@ func (s *Server) routes() {
 // tenantKey is the context key of the caller's tenant.
 type tenantKey struct{}
 
-// TenantOf returns the tenant whose request [Config.Scripts] is answering.
+// TenantOf returns the tenant whose request a [Mount] is answering.
 func TenantOf(ctx context.Context) (tenant string, ok bool) {
 	tenant, ok = ctx.Value(tenantKey{}).(string)
 	return tenant, ok
-}
-
-// scripts hands the request on, with its tenant.
-func (s *Server) scripts(w http.ResponseWriter, r *http.Request, c caller) error {
-	s.cfg.Scripts.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), tenantKey{}, c.Tenant)))
-	return nil
 }
 
 // health answers 200, or 503 with the reason.

@@ -340,7 +340,7 @@ func newBench(tb testing.TB, change ...func(*api.Config)) *bench {
 	}
 	cfg := api.Config{
 		Lifecycle: b.node, Networks: b.node, Lookup: b.node, Telemetry: b.node, Templates: templates{b.node},
-		History: st, Authenticator: st, Keys: st, Quotas: b.node, Host: b.Host, Domain: "e2b.test:38443", Registry: prometheus.NewRegistry(),
+		History: st, Authenticator: st, Keys: st, Tenants: st, Tiers: st, Usage: st, Audit: st, Quotas: b.node, Host: b.Host, Domain: "e2b.test:38443", Registry: prometheus.NewRegistry(),
 		Log: slog.New(slog.NewTextHandler(&lockedWriter{w: b.log}, nil)), Now: clock.now,
 	}
 	for _, f := range change {

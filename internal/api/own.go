@@ -29,6 +29,16 @@ type ownRequest struct {
 	WaitSeconds    *float64          `json:"waitSeconds"` // for a place; the server's default unless given
 }
 
+// listQuery are the parameters of GET /v1/sandboxes.
+type listQuery struct {
+	State        string `query:"state" default:"running" description:"running, ending or ended; several are separated by commas."`
+	Template     string `query:"template" description:"Only those of this template, by name or ID."`
+	Metadata     string `query:"metadata" description:"Only those with all of these pairs: key=value joined with &, percent-encoded."`
+	StartedAfter string `query:"startedAfter" format:"date-time" description:"Only those that started at this time or later."`
+	Limit        int64  `query:"limit" minimum:"1" maximum:"100" default:"100"`
+	NextToken    string `query:"nextToken" description:"X-Next-Token of the page before."`
+}
+
 // ownSandbox is a sandbox as its owner sees it.
 type ownSandbox struct {
 	bulkhead.Sandbox
@@ -211,59 +221,5 @@ func (s *Server) ownTemplates(w http.ResponseWriter, r *http.Request, _ caller) 
 		all = []bulkhead.Template{}
 	}
 	writeJSON(w, http.StatusOK, all)
-	return nil
-}
-
-// keyRequest is the body of POST /v1/keys.
-type keyRequest struct {
-	Tenant string   `json:"tenant"` // the caller's own unless given
-	Name   string   `json:"name"`
-	Scopes []string `json:"scopes"`
-}
-
-// newKey is a key with its secret, shown once.
-type newKey struct {
-	store.Key
-	Secret string `json:"secret"`
-}
-
-// createKey serves POST /v1/keys.
-func (s *Server) createKey(w http.ResponseWriter, r *http.Request, c caller) error {
-	var body keyRequest
-	if err := decode(r, &body, false, true); err != nil {
-		return err
-	}
-	if body.Tenant == "" {
-		body.Tenant = c.Tenant
-	}
-	secret, k, err := s.cfg.Keys.CreateKey(r.Context(), store.KeyRequest{Tenant: body.Tenant, Name: body.Name, Scopes: body.Scopes})
-	if err != nil {
-		return err
-	}
-	s.cfg.Log.InfoContext(r.Context(), "made a key", "key", k.ID, "tenant", k.Tenant, "by", c.ID)
-	writeJSON(w, http.StatusCreated, newKey{k, secret})
-	return nil
-}
-
-// listKeys serves GET /v1/keys, of one tenant when the query names it.
-func (s *Server) listKeys(w http.ResponseWriter, r *http.Request, _ caller) error {
-	all, err := s.cfg.Keys.ListKeys(r.Context(), r.URL.Query().Get("tenant"))
-	if err != nil {
-		return err
-	}
-	if all == nil {
-		all = []store.Key{}
-	}
-	writeJSON(w, http.StatusOK, all)
-	return nil
-}
-
-// revokeKey serves DELETE /v1/keys/{id}.
-func (s *Server) revokeKey(w http.ResponseWriter, r *http.Request, c caller) error {
-	if err := s.cfg.Keys.RevokeKey(r.Context(), "", r.PathValue("id")); err != nil {
-		return err
-	}
-	s.cfg.Log.InfoContext(r.Context(), "revoked a key", "key", r.PathValue("id"), "by", c.ID)
-	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

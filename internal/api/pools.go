@@ -72,6 +72,7 @@ func (s *Server) patchPool(w http.ResponseWriter, r *http.Request, c caller) err
 	if err != nil {
 		return err
 	}
+	c.about(st.Template, "", string(body.Pin))
 	s.cfg.Log.InfoContext(r.Context(), "pool set", "template", st.Template, "pinned", st.Pinned,
 		"warm", st.Target.Warm, "cold", st.Target.Cold, "by", c.ID)
 	writeJSON(w, http.StatusOK, st)

@@ -33,6 +33,7 @@ var cleanID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 type caller struct {
 	store.Key
 	secret string
+	act    *bulkhead.Act // what is recorded of a privileged call, else nil
 }
 
 // endpoint answers one route. An error it returns has not been written yet.
@@ -88,6 +89,12 @@ func (s *Server) route(w *recorder, r *http.Request) {
 
 // handle registers an endpoint for callers with the scope.
 func (s *Server) handle(pattern, scope string, serve endpoint) {
+	s.handleAct(pattern, scope, "", serve)
+}
+
+// handleAct is handle for an endpoint whose calls are recorded as action, if that
+// is not empty.
+func (s *Server) handleAct(pattern, scope, action string, serve endpoint) {
 	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		if rec, ok := w.(*recorder); ok && s.cfg.Tracer != nil {
 			var ctx context.Context
@@ -98,7 +105,14 @@ func (s *Server) handle(pattern, scope string, serve endpoint) {
 		ctx, end := trace.Stage(r.Context(), "key")
 		c, err := s.admit(r.WithContext(ctx), scope)
 		end(err)
+		if c.ID != "" && action != "" {
+			c = c.acting(r, action)
+		}
+		if err == nil {
+			err = s.take(w, r, c)
+		}
 		if err != nil {
+			s.acted(r, c, err)
 			s.writeError(w, r, err)
 			return
 		}
@@ -115,13 +129,16 @@ func (s *Server) handle(pattern, scope string, serve endpoint) {
 		// Not every writer has deadlines; those in tests do not need them.
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(BodyTime))
 		r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
-		if err := serve(w, r, c); err != nil {
+		if c.act != nil {
+			s.serveAct(w, r, c, serve)
+		} else if err := serve(w, r, c); err != nil {
 			s.writeError(w, r, err)
 		}
 	})
 }
 
-// admit says who the caller is, if it may use routes of the scope.
+// admit says who the caller is, if it may use routes of the scope. The caller is
+// known, too, when only the scope is what it lacks.
 func (s *Server) admit(r *http.Request, scope string) (caller, error) {
 	secret := r.Header.Get("X-Api-Key")
 	if secret == "" {
@@ -142,9 +159,9 @@ func (s *Server) admit(r *http.Request, scope string) (caller, error) {
 		return caller{}, fmt.Errorf("look up the API key: %w", err)
 	}
 	if !key.May(scope) {
-		return caller{}, bulkhead.Errorf(bulkhead.CodeForbidden, "the API key %s… lacks the scope %q", key.Prefix, scope)
+		return caller{Key: key}, bulkhead.Errorf(bulkhead.CodeForbidden, "the API key %s… lacks the scope %q", key.Prefix, scope)
 	}
-	return caller{key, secret}, nil
+	return caller{Key: key, secret: secret}, nil
 }
 
 // note counts and logs a request that was answered.

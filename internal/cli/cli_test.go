@@ -66,6 +66,8 @@ func TestScripts(t *testing.T) {
 			srv := &fakeserver.Server{
 				Key: testKey, Domain: "box.test", Templates: []string{"base", "code-interpreter-v1"}, MaxSandboxes: 3,
 			}
+			srv.Dir = filepath.Join(e.WorkDir, "store")
+			e.Defer(func() { _ = srv.Close() })
 			looping := make(chan struct{}, 16)
 			e.Values[loopKey{}] = looping
 			home := filepath.Join(e.WorkDir, "home")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/guard"
+	"github.com/bulkheadhq/bulkhead/internal/openapi"
 	"github.com/bulkheadhq/bulkhead/internal/script/engine"
 	"github.com/bulkheadhq/bulkhead/internal/script/worker"
 )
@@ -90,6 +91,28 @@ func (s *Service) Handler() http.Handler {
 	handle("GET /v1/scripts/{name}", s.serveGet)
 	handle("DELETE /v1/scripts/{name}", s.serveDelete)
 	return mux
+}
+
+// Calls describes what [Service.Handler] answers, for a key with the given scope.
+func Calls(scope string) []openapi.Call {
+	type name struct {
+		Name string `path:"name" description:"The script's name."`
+	}
+	type version struct {
+		name
+		Version int `query:"version" description:"An old version; the newest unless given."`
+	}
+	type stream struct {
+		Stream string `query:"stream" enum:"1" description:"1 for a line of JSON for each log line, then the result; so does Accept: application/x-ndjson."`
+	}
+	return []openapi.Call{
+		{Pattern: "POST /v1/scripts/run", Scope: scope, Summary: "Run code, or a stored script", Params: stream{}, Body: Request{}, Answer: Result{}, Formats: []string{"application/x-ndjson"}},
+		{Pattern: "GET /v1/scripts", Scope: scope, Summary: "List the newest versions of scripts", Answer: []Script{}},
+		{Pattern: "GET /v1/scripts/stats", Scope: scope, Summary: "Statistics of the memory guard and of the workers", Answer: Stats{}},
+		{Pattern: "PUT /v1/scripts/{name}", Scope: scope, Summary: "Store a version of a script", Params: name{}, Body: PutRequest{}, Answer: Script{}},
+		{Pattern: "GET /v1/scripts/{name}", Scope: scope, Summary: "A script", Params: version{}, Answer: Script{}},
+		{Pattern: "DELETE /v1/scripts/{name}", Scope: scope, Summary: "Remove all versions of a script", Params: name{}},
+	}
 }
 
 // wire returns what a tenant sees of err.

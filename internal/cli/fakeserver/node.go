@@ -14,40 +14,19 @@ import (
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/api"
 	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
-	"github.com/bulkheadhq/bulkhead/internal/store"
 )
 
 // node is what the control plane asks, in memory.
 type node struct{ s *Server }
 
 var (
-	_ api.Lifecycle     = node{}
-	_ api.Lookup        = node{}
-	_ api.Telemetry     = node{}
-	_ api.Templates     = templates{}
-	_ api.History       = node{}
-	_ api.Authenticator = node{}
-	_ api.Keys          = node{}
-	_ api.Quotas        = node{}
+	_ api.Lifecycle = node{}
+	_ api.Lookup    = node{}
+	_ api.Telemetry = node{}
+	_ api.Templates = templates{}
+	_ api.History   = node{}
+	_ api.Quotas    = node{}
 )
-
-// key is an API key and the hash of its secret.
-type key struct {
-	store.Key
-	hash [sha256.Size]byte
-}
-
-// addKey stores a key.
-func (s *Server) addKey(secret, tenant, name string, scopes ...string) store.Key {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	k := key{store.Key{
-		ID: fmt.Sprintf("key_%016x", len(s.keys)+1), Tenant: tenant, Name: name, Scopes: scopes,
-		Prefix: secret[:min(8, len(secret))], CreatedAt: time.Now().UTC(),
-	}, store.HashKey(secret)}
-	s.keys = append(s.keys, k)
-	return k.Key
-}
 
 // Create makes a sandbox.
 func (n node) Create(_ context.Context, req bulkhead.CreateRequest) (bulkhead.Sandbox, error) {
@@ -257,51 +236,4 @@ func (t templates) Get(ctx context.Context, nameOrID string) (bulkhead.Template,
 		}
 	}
 	return bulkhead.Template{}, bulkhead.Errorf(bulkhead.CodeNotFound, "template %q was not found", nameOrID)
-}
-
-// LookupKey returns the key with a hash.
-func (n node) LookupKey(_ context.Context, hash [sha256.Size]byte) (store.Key, error) {
-	n.s.mu.Lock()
-	defer n.s.mu.Unlock()
-	for _, k := range n.s.keys {
-		if k.hash == hash && k.RevokedAt.IsZero() {
-			return k.Key, nil
-		}
-	}
-	return store.Key{}, bulkhead.Errorf(bulkhead.CodeNotFound, "the key is not known")
-}
-
-// CreateKey makes a key.
-func (n node) CreateKey(_ context.Context, req store.KeyRequest) (string, store.Key, error) {
-	if len(req.Scopes) == 0 {
-		req.Scopes = []string{store.ScopeRun}
-	}
-	secret := "e2b_" + hex.EncodeToString([]byte(rand.Text())[:20])
-	return secret, n.s.addKey(secret, req.Tenant, req.Name, req.Scopes...), nil
-}
-
-// ListKeys returns the keys of a tenant, or all.
-func (n node) ListKeys(_ context.Context, tenant string) ([]store.Key, error) {
-	n.s.mu.Lock()
-	defer n.s.mu.Unlock()
-	var out []store.Key
-	for _, k := range n.s.keys {
-		if tenant == "" || k.Tenant == tenant {
-			out = append(out, k.Key)
-		}
-	}
-	return out, nil
-}
-
-// RevokeKey makes a key invalid.
-func (n node) RevokeKey(_ context.Context, _, id string) error {
-	n.s.mu.Lock()
-	defer n.s.mu.Unlock()
-	for i := range n.s.keys {
-		if n.s.keys[i].ID == id {
-			n.s.keys[i].RevokedAt = time.Now().UTC()
-			return nil
-		}
-	}
-	return bulkhead.Errorf(bulkhead.CodeNotFound, "key %q was not found", id)
 }

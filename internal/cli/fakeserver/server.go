@@ -1,6 +1,6 @@
 // Package fakeserver is a Bulkhead server in one process for tests of the client
 // and the command line. Its control plane is the real one, internal/api, on top
-// of a node that keeps sandboxes, keys and logs in memory. Its data plane routes
+// of the real store and of a node that keeps sandboxes and logs in memory. Its data plane routes
 // by header to whatever handler a test puts behind a port, the real envd for one,
 // and answers for sandboxes and ports that are not there.
 //
@@ -8,10 +8,12 @@
 package fakeserver
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,11 +24,14 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/api"
 	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
 	"github.com/bulkheadhq/bulkhead/internal/quota/quotatest"
+	"github.com/bulkheadhq/bulkhead/internal/store"
 	"github.com/bulkheadhq/bulkhead/internal/supply/supplytest"
 )
 
 // Server is an http.Handler. Its exported fields are set before it serves.
 type Server struct {
+	// Dir is the folder of its database. It must be set.
+	Dir string
 	// Key is the secret of a key of the tenant "default" with every scope.
 	Key string
 	// Domain is told to clients, for port URLs. It may be empty.
@@ -44,10 +49,10 @@ type Server struct {
 	once  sync.Once
 	api   *api.Server
 	books *quotatest.Books
+	store *store.Store
 
 	mu        sync.Mutex
 	sandboxes []*sandbox // the newest last
-	keys      []key
 }
 
 // sandbox is one sandbox and what is behind its ports.
@@ -71,8 +76,20 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // start makes the control plane.
 func (s *Server) start() {
+	ctx, log := context.Background(), slog.New(slog.DiscardHandler)
+	var err error
+	if s.store, err = store.Open(ctx, filepath.Join(s.Dir, "bulkhead.db"), log); err != nil {
+		panic(fmt.Sprintf("open store: %v", err)) // of a test
+	}
+	if _, err := s.store.CreateTenant(ctx, bulkhead.Tenant{ID: "acme", Tier: "basic"}); err != nil {
+		panic(fmt.Sprintf("make tenant: %v", err))
+	}
 	if s.Key != "" {
-		s.addKey(s.Key, "default", "test", "run", "manage", "admin")
+		if _, _, err := s.store.CreateKey(ctx, store.KeyRequest{
+			Tenant: bulkhead.DefaultTenant, Name: "test", Scopes: store.Scopes(), Secret: s.Key,
+		}); err != nil {
+			panic(fmt.Sprintf("make key: %v", err))
+		}
 	}
 	n := node{s}
 	s.books = quotatest.New()
@@ -81,14 +98,26 @@ func (s *Server) start() {
 		all[i] = bulkhead.Template{ID: templateID(name), Name: name, Digest: "sha256:" + strings.Repeat("0", 64)}
 	}
 	control, err := api.New(api.Config{
-		Lifecycle: n, Lookup: n, Telemetry: n, Templates: templates{s}, History: n, Authenticator: n, Keys: n,
-		Quotas: n, Host: s.books.Host, Pools: supplytest.New(all...),
-		Domain: s.Domain, Registry: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler),
+		Lifecycle: n, Lookup: n, Telemetry: n, Templates: templates{s}, History: n, Quotas: n, Host: s.books.Host, Pools: supplytest.New(all...),
+		Authenticator: s.store, Keys: s.store, Tenants: s.store, Tiers: s.store, Usage: s.store, Audit: s.store,
+		Prices: bulkhead.Prices{CPUSecond: 0.5}, Domain: s.Domain, Registry: prometheus.NewRegistry(), Log: log,
 	})
 	if err != nil {
 		panic(fmt.Sprintf("make control plane: %v", err)) // a defect of this package
 	}
 	s.api = control
+}
+
+// Close closes the database.
+func (s *Server) Close() error {
+	s.once.Do(s.start)
+	return s.store.Close()
+}
+
+// Store is where its tenants, keys and usage are.
+func (s *Server) Store() *store.Store {
+	s.once.Do(s.start)
+	return s.store
 }
 
 // Refuse answers with an error as the control plane words it.
