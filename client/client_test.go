@@ -443,6 +443,7 @@ func TestPorts(t *testing.T) {
 		}
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, sb.ID+r.URL.Path) })
 	}}
+	srv.Dir = t.TempDir()
 	hs := httptest.NewServer(srv)
 	defer hs.Close()
 	srv.Templates, srv.Key = []string{"base"}, testKey

@@ -221,6 +221,7 @@ type Config struct {
 type Server struct {
 	cfg      Config
 	mux      *http.ServeMux
+	patterns []string // all that need a key
 	places   chan struct{}
 	rates    *rate.Buckets // of keys
 	refused  *rate.Buckets // of keys, for acts that were refused

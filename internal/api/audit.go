@@ -13,8 +13,8 @@ import (
 // recordTime bounds the recording of an act.
 const recordTime = 10 * time.Second
 
-// refusedPerSecond is how many refused acts of one key are recorded, so that a key
-// that may nothing cannot fill the log.
+// refusedPerSecond is how many acts that failed are recorded of a key without the
+// scope admin, so that one that may nothing cannot fill the log.
 const refusedPerSecond = 1
 
 // about says what a privileged call is about, for the audit log. The last word
@@ -83,7 +83,7 @@ func (s *Server) acted(r *http.Request, c caller, err error) {
 		}
 		a.Detail += bulkhead.Message(err)
 	}
-	if a.Outcome == string(bulkhead.CodeForbidden) && !s.refused.Take(c.ID, refusedPerSecond, time.Now()).OK {
+	if err != nil && !c.May(store.ScopeAdmin) && !s.refused.Take(c.ID, refusedPerSecond, time.Now()).OK {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), recordTime)

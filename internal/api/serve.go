@@ -95,6 +95,7 @@ func (s *Server) handle(pattern, scope string, serve endpoint) {
 // handleAct is handle for an endpoint whose calls are recorded as action, if that
 // is not empty.
 func (s *Server) handleAct(pattern, scope, action string, serve endpoint) {
+	s.patterns = append(s.patterns, pattern)
 	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		if rec, ok := w.(*recorder); ok && s.cfg.Tracer != nil {
 			var ctx context.Context

@@ -59,6 +59,7 @@ func TestHostileNames(t *testing.T) {
 			mux.Handle(filesystempbconnect.NewFilesystemHandler(&liar{listed: []*filesystempb.EntryInfo{{Path: path, Type: kind}}}))
 			mux.HandleFunc("GET /files", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "evil") })
 			srv := &fakeserver.Server{Key: testKey, Templates: []string{"base"}, Box: func(bulkhead.Sandbox, int) http.Handler { return mux }}
+			srv.Dir = t.TempDir()
 			hs := httptest.NewServer(srv)
 			env := cli.Env{URL: hs.URL, Key: testKey}
 			top := t.TempDir()
@@ -89,6 +90,7 @@ func TestHostileNames(t *testing.T) {
 // TestHostileText: what a tenant chose does not reach a terminal as commands.
 func TestHostileText(t *testing.T) {
 	srv := &fakeserver.Server{Key: testKey, Templates: []string{"base\x1b[2J\x07\nINJECTED"}}
+	srv.Dir = t.TempDir()
 	hs := httptest.NewServer(srv)
 	defer hs.Close()
 	env := cli.Env{URL: hs.URL, Key: testKey}
@@ -102,7 +104,7 @@ func TestHostileText(t *testing.T) {
 // TestOwnAuthority: a server that signed its certificate itself is trusted by the
 // file that its credentials name, and for its own address alone.
 func TestOwnAuthority(t *testing.T) {
-	hs := httptest.NewUnstartedServer(&fakeserver.Server{Key: testKey})
+	hs := httptest.NewUnstartedServer(&fakeserver.Server{Key: testKey, Dir: t.TempDir()})
 	hs.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug)
 	hs.StartTLS()
 	defer hs.Close()

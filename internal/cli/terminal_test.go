@@ -133,6 +133,7 @@ func boxed(t *testing.T) (srv *fakeserver.Server, url string) {
 		}
 		return nil
 	}}
+	srv.Dir = t.TempDir()
 	hs := httptest.NewServer(srv)
 	t.Cleanup(hs.Close)
 	return srv, hs.URL

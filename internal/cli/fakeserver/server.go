@@ -76,6 +76,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // start makes the control plane.
 func (s *Server) start() {
+	if s.Dir == "" {
+		panic("fakeserver: Dir is not set")
+	}
 	ctx, log := context.Background(), slog.New(slog.DiscardHandler)
 	var err error
 	if s.store, err = store.Open(ctx, filepath.Join(s.Dir, "bulkhead.db"), log); err != nil {
