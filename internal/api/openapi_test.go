@@ -15,9 +15,11 @@ import (
 	"github.com/pb33f/libopenapi"
 	validator "github.com/pb33f/libopenapi-validator"
 
+	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/api"
 	"github.com/bulkheadhq/bulkhead/internal/script"
 	"github.com/bulkheadhq/bulkhead/internal/store"
+	"github.com/bulkheadhq/bulkhead/internal/supply/supplytest"
 )
 
 // document is what the server says of itself, to anyone.
@@ -48,6 +50,11 @@ func validate(t *testing.T, doc []byte) validator.Validator {
 	return v
 }
 
+// withPools has pools.
+func withPools(c *api.Config) {
+	c.Pools = supplytest.New(bulkhead.Template{Name: "base", ID: "tplbase0000000000000", Digest: "sha256:01"})
+}
+
 // withScripts mounts what the server mounts, without what is behind it.
 func withScripts(c *api.Config) {
 	c.Mounts = []api.Mount{{Calls: script.Calls(store.ScopeRun), Handler: http.NotFoundHandler()}}
@@ -74,7 +81,7 @@ func operations(t *testing.T, doc []byte) []string {
 
 // The document is valid, and has every route under /v1 and no other.
 func TestDocument(t *testing.T) {
-	b := newBench(t, withScripts)
+	b := newBench(t, withScripts, withPools)
 	doc := b.document()
 	if ok, errs := validate(t, doc).ValidateDocument(); !ok {
 		for _, err := range errs {
@@ -106,32 +113,39 @@ func TestDocument(t *testing.T) {
 
 // Every documented call answers, as it is documented.
 func TestEveryCallAnswersAsDocumented(t *testing.T) {
-	b := newBench(t)
+	b := newBench(t, withPools)
 	doc := b.document()
 	v := validate(t, doc)
 	made := b.callAs(b.admin, "POST /v1/sandboxes", `{"template":"base"}`).text(t, "sandboxID")
 	key := b.callAs(b.admin, "POST /v1/keys", `{"tenant":"acme"}`).text(t, "id")
 	examples := map[string]struct{ path, body string }{
-		"POST /v1/sandboxes":        {"/v1/sandboxes", `{"template":"base","metadata":{"a":"b"}}`},
-		"GET /v1/sandboxes":         {"/v1/sandboxes?limit=1&state=running,ended", ""},
-		"GET /v1/sandboxes/{id}":    {"/v1/sandboxes/" + made, ""},
-		"GET /v1/templates":         {"/v1/templates", ""},
-		"POST /v1/keys":             {"/v1/keys", `{"name":"x","scopes":["run","manage"],"requestsPerSecond":5}`},
-		"GET /v1/keys":              {"/v1/keys?tenant=acme", ""},
-		"POST /v1/keys/{id}/rotate": {"/v1/keys/" + key + "/rotate", `{"graceSeconds":60}`},
-		"DELETE /v1/keys/{id}":      {"/v1/keys/" + key, ""},
-		"POST /v1/tenants":          {"/v1/tenants", `{"id":"made","tier":"free","quota":{"sandboxes":1}}`},
-		"GET /v1/tenants":           {"/v1/tenants", ""},
-		"GET /v1/tenants/{id}":      {"/v1/tenants/acme", ""},
-		"PATCH /v1/tenants/{id}":    {"/v1/tenants/acme", `{"name":"Acme"}`},
-		"DELETE /v1/tenants/{id}":   {"/v1/tenants/newcomer?force=true", ""},
-		"GET /v1/tiers":             {"/v1/tiers", ""},
-		"GET /v1/tiers/{name}":      {"/v1/tiers/free", ""},
-		"PUT /v1/tiers/{name}":      {"/v1/tiers/gold", `{"multiplier":2,"priority":5,"quota":{"sandbox":{"cpu":2}}}`},
-		"DELETE /v1/tiers/{name}":   {"/v1/tiers/gold", ""},
-		"GET /v1/usage":             {"/v1/usage?by=tenant&from=2026-11-01&to=2026-11-30", ""},
-		"GET /v1/audit":             {"/v1/audit?limit=5&from=2026-01-01T00:00:00Z", ""},
-		"GET /v1/openapi.json":      {"/v1/openapi.json", ""},
+		"POST /v1/sandboxes":     {"/v1/sandboxes", `{"template":"base","metadata":{"a":"b"}}`},
+		"GET /v1/sandboxes":      {"/v1/sandboxes?limit=1&state=running,ended", ""},
+		"GET /v1/sandboxes/{id}": {"/v1/sandboxes/" + made, ""},
+		"GET /v1/templates":      {"/v1/templates", ""},
+
+		"PATCH /v1/sandboxes/{id}/resources": {"/v1/sandboxes/" + made + "/resources", `{"pids":100}`},
+		"GET /v1/quota":                      {"/v1/quota?tenant=acme", ""},
+		"POST /v1/quota/whatif":              {"/v1/quota/whatif", `{"template":"base","count":2}`},
+		"GET /v1/pools":                      {"/v1/pools", ""},
+		"PATCH /v1/pools/{template}":         {"/v1/pools/base", `{"pin":{"warm":1}}`},
+		"GET /v1/pools/{template}/forecast":  {"/v1/pools/base/forecast?horizon=30m", ""},
+		"POST /v1/keys":                      {"/v1/keys", `{"name":"x","scopes":["run","manage"],"requestsPerSecond":5}`},
+		"GET /v1/keys":                       {"/v1/keys?tenant=acme", ""},
+		"POST /v1/keys/{id}/rotate":          {"/v1/keys/" + key + "/rotate", `{"graceSeconds":60}`},
+		"DELETE /v1/keys/{id}":               {"/v1/keys/" + key, ""},
+		"POST /v1/tenants":                   {"/v1/tenants", `{"id":"made","tier":"free","quota":{"sandboxes":1}}`},
+		"GET /v1/tenants":                    {"/v1/tenants", ""},
+		"GET /v1/tenants/{id}":               {"/v1/tenants/acme", ""},
+		"PATCH /v1/tenants/{id}":             {"/v1/tenants/acme", `{"name":"Acme"}`},
+		"DELETE /v1/tenants/{id}":            {"/v1/tenants/newcomer?force=true", ""},
+		"GET /v1/tiers":                      {"/v1/tiers", ""},
+		"GET /v1/tiers/{name}":               {"/v1/tiers/free", ""},
+		"PUT /v1/tiers/{name}":               {"/v1/tiers/gold", `{"multiplier":2,"priority":5,"quota":{"sandbox":{"cpu":2}}}`},
+		"DELETE /v1/tiers/{name}":            {"/v1/tiers/gold", ""},
+		"GET /v1/usage":                      {"/v1/usage?by=tenant&from=2026-11-01&to=2026-11-30", ""},
+		"GET /v1/audit":                      {"/v1/audit?limit=5&from=2026-01-01T00:00:00Z", ""},
+		"GET /v1/openapi.json":               {"/v1/openapi.json", ""},
 	}
 	// Removals come last: DELETE of what others read, or a tier that PUT makes.
 	order := slices.SortedFunc(maps.Keys(examples), func(a, b string) int {

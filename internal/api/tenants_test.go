@@ -39,7 +39,7 @@ func (b *bench) scoped(tenant string, scopes ...string) string {
 // fill puts values where a pattern has names.
 func fill(pattern string) string {
 	out := pattern
-	for _, name := range []string{"{id}", "{name}", "{alias}", "{path...}"} {
+	for _, name := range []string{"{id}", "{name}", "{alias}", "{template}", "{path...}"} {
 		out = strings.ReplaceAll(out, name, "x")
 	}
 	return out
@@ -51,12 +51,14 @@ var routeScopes = map[string]string{
 	"POST /v1/tenants": "admin", "GET /v1/tenants": "admin", "GET /v1/tenants/{id}": "manage", "PATCH /v1/tenants/{id}": "admin", "DELETE /v1/tenants/{id}": "admin",
 	"GET /v1/tiers": "manage", "GET /v1/tiers/{name}": "manage", "PUT /v1/tiers/{name}": "admin", "DELETE /v1/tiers/{name}": "admin",
 	"GET /v1/usage": "manage", "GET /v1/audit": "manage", "GET /metrics": "admin",
+	"GET /v1/quota": "run", "POST /v1/quota/whatif": "run", "PATCH /v1/sandboxes/{id}/resources": "run",
+	"GET /v1/pools": "admin", "PATCH /v1/pools/{template}": "admin", "GET /v1/pools/{template}/forecast": "admin",
 	"POST /v1/sandboxes": "run", "GET /v1/sandboxes": "run", "GET /v1/sandboxes/{id}": "run", "GET /v1/templates": "run",
 }
 
 // Every route is open to the keys that have its scope, or admin, and to no other.
 func TestScopes(t *testing.T) {
-	b := newBench(t)
+	b := newBench(t, withPools)
 	keys := map[string]string{}
 	for _, scope := range store.Scopes() {
 		keys[scope] = b.scoped("acme", scope)
