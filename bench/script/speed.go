@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/dop251/goja"
+	"golang.org/x/sys/unix"
 
 	"github.com/bulkheadhq/bulkhead/bench/results"
 )
@@ -25,6 +26,7 @@ func single(name, unit string, v float64, n int) results.Row {
 // loaded is how one kind of run went under load.
 type loaded struct {
 	perSecond float64
+	cpu       time.Duration // of this process, for one
 	times     []time.Duration
 	failures  int
 }
@@ -35,6 +37,7 @@ func load(length time.Duration, f func() error) loaded {
 	var mu sync.Mutex
 	var failed atomic.Int64
 	var wg sync.WaitGroup
+	before := processTime()
 	began := time.Now()
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
@@ -52,10 +55,21 @@ func load(length time.Duration, f func() error) loaded {
 		})
 	}
 	wg.Wait()
+	l.cpu = (processTime() - before) / time.Duration(max(1, len(l.times)))
 	l.perSecond = float64(len(l.times)) / time.Since(began).Seconds()
 	l.failures = int(failed.Load())
 	slices.Sort(l.times)
 	return l
+}
+
+// processTime returns the processor time of this process, with its garbage
+// collection.
+func processTime() time.Duration {
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // both records throughput and latency of one kind of run, next to a peer's
@@ -77,6 +91,10 @@ func peers(ctx context.Context, r *results.Report, s *services, length time.Dura
 	both(r, "bare goja, new runtime, cached program", bare, "", 0)
 	own := load(length, func() error { return s.execute(ctx, s.on, tiny) })
 	both(r, "cached tiny script in process", own, "bare goja", bare.perSecond)
+	x := single("   processor time of one", "µs", float64(own.cpu)/1e3, len(own.times))
+	x.Peer, x.Ratio = fmt.Sprintf("bare goja %.1f µs", float64(bare.cpu)/1e3), float64(bare.cpu)/float64(own.cpu)
+	r.Add(x, nil)
+	r.Add(single("   so that these many fit on two cores", "1/s", 2/own.cpu.Seconds(), len(own.times)), nil)
 	both(r, "the same in a worker", load(length, func() error { return s.execute(ctx, s.on, tinyWorker) }), "in process", own.perSecond)
 	if nodeRate, err := nodeThroughput(ctx, node, length); err == nil {
 		x := single("Node vm, new context, cached script", "1/s", nodeRate, 1)

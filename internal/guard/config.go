@@ -35,6 +35,8 @@ type Config struct {
 	// MaxConcurrent is the base concurrency; -1 means that memory alone limits.
 	// Default 10.
 	MaxConcurrent int `env:"MAX_CONCURRENT" yaml:"maxConcurrent"`
+	// MaxStarting is the same for standing claims that are being made. Default 32.
+	MaxStarting int `yaml:"maxStarting"`
 	// MaxWait is how long Acquire waits at most. Default 10 s.
 	MaxWait time.Duration `yaml:"maxWait"`
 	// MaxWaiting is how many claims may wait at once. Default 1024.
@@ -65,8 +67,22 @@ type Config struct {
 type TierBudget struct {
 	// MemoryShare is a fraction of the admissible memory, 0 to 1.
 	MemoryShare float64 `yaml:"memoryShare"`
+	// MemoryMB is a number of MiB; the smaller of the two counts.
+	MemoryMB int64 `yaml:"memoryMB"`
 	// Concurrency is how many claims may be admitted at once.
 	Concurrency int `yaml:"concurrency"`
+}
+
+// memory returns what the tier may hold of a budget, in bytes.
+func (t TierBudget) memory(budget int64) int64 {
+	most := budget
+	if t.MemoryShare > 0 {
+		most = int64(t.MemoryShare * float64(budget))
+	}
+	if t.MemoryMB > 0 {
+		most = min(most, t.MemoryMB<<20)
+	}
+	return most
 }
 
 // withDefaults returns c with every zero field filled in.
@@ -105,6 +121,9 @@ func (c *Config) fill() {
 	if c.MaxConcurrent == 0 {
 		c.MaxConcurrent = 10
 	}
+	if c.MaxStarting == 0 {
+		c.MaxStarting = 32
+	}
 	if c.MaxWaiting == 0 {
 		c.MaxWaiting = 1024
 	}
@@ -139,6 +158,7 @@ func (c *Config) Validate() error {
 	}{
 		{"MEMORY_GUARD_ESTIMATED_MEM_PER_REQ_MB", c.EstimatedMemPerReqMB, 1, 1 << 20},
 		{"MAX_CONCURRENT", int64(c.MaxConcurrent), -1, 1 << 20},
+		{"maxStarting", int64(c.MaxStarting), 1, 1 << 20},
 		{"maxWaiting", int64(c.MaxWaiting), 1, 1 << 20},
 		{"MEMORY_GUARD_CHECK_INTERVAL_SEC", int64(c.CheckInterval / time.Millisecond), 10, 3_600_000},
 		{"maxWait", int64(c.MaxWait / time.Millisecond), 1, 3_600_000},
@@ -149,10 +169,10 @@ func (c *Config) Validate() error {
 		}
 	}
 	for name, t := range c.Tiers {
-		if !(t.MemoryShare >= 0 && t.MemoryShare <= 1) || t.Concurrency < 0 {
+		if !(t.MemoryShare >= 0 && t.MemoryShare <= 1) || t.MemoryMB < 0 || t.Concurrency < 0 {
 			return bulkhead.Errorf(bulkhead.CodeInvalid,
-				"tier %q has memoryShare %v and concurrency %d; they must be 0 to 1 and not negative",
-				name, t.MemoryShare, t.Concurrency)
+				"tier %q has memoryShare %v, memoryMB %d and concurrency %d; they must be 0 to 1 and not negative",
+				name, t.MemoryShare, t.MemoryMB, t.Concurrency)
 		}
 	}
 	return nil

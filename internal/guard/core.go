@@ -65,6 +65,15 @@ func ParsePriority(s string) (Priority, error) {
 // index returns p's place in the tables.
 func (p Priority) index() int { return int(min(max(p, PriorityLow), PriorityHigh)) + 1 }
 
+// kind is what a claim is for.
+type kind int
+
+const (
+	kindRun      kind = iota // something that runs and ends
+	kindStanding             // something that is made and then stands
+	kinds
+)
+
 // Claim asks for admission.
 type Claim struct {
 	// Cost is the memory the work will need, in bytes; 0 or less means the
@@ -74,6 +83,20 @@ type Claim struct {
 	Priority Priority
 	// Tier names the budget it counts against; it may be empty.
 	Tier string
+	// Budget is that budget. A zero one is that of Config.Tiers.
+	Budget TierBudget
+	// Standing is for what is made once and then stays for long, such as a
+	// sandbox: it counts among those being made, MaxStarting at once, until
+	// [Grant.Settle], and never among the runs.
+	Standing bool
+}
+
+// kind returns what the claim is for.
+func (c *Claim) kind() kind {
+	if c.Standing {
+		return kindStanding
+	}
+	return kindRun
 }
 
 // ticketState is where a ticket is in its life.
@@ -89,8 +112,9 @@ const (
 type Ticket struct {
 	claim   Claim
 	state   ticketState
-	at      time.Time // enqueued, then admitted
+	at      time.Time // enqueued, then admitted, then settled
 	settled bool      // the cost no longer counts in pending
+	stands  bool      // what was made stands: it counts no longer as active
 	ready   chan struct{}
 }
 
@@ -114,14 +138,15 @@ type Core struct {
 	calm    bool    // no pressure seen since adapted
 	adapted time.Time
 
-	current int // concurrency in force
-	active  int
-	pending int64 // cost of what was admitted less than Ramp ago
-	recent  []*Ticket
-	tiers   map[string]tierUse
-	waiting [priorityCount][]*Ticket
-	queued  int
-	hold    time.Duration // moving average of how long a grant is held
+	most     [kinds]int // concurrency in force
+	active   [kinds]int
+	standing int   // what was made and not released
+	pending  int64 // cost of what was admitted less than Ramp ago, and of what is being made
+	recent   []*Ticket
+	tiers    map[string]tierUse
+	waiting  [kinds * priorityCount][]*Ticket
+	queued   int
+	hold     time.Duration // moving average of how long a grant is held
 
 	total, rejected, completed int64
 }
@@ -132,7 +157,9 @@ func NewCore(cfg Config) (*Core, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	return &Core{cfg: cfg, current: cfg.base(0), calm: true, tiers: map[string]tierUse{}}, nil
+	c := &Core{cfg: cfg, calm: true, tiers: map[string]tierUse{}}
+	c.most = [kinds]int{kindRun: cfg.base(0), kindStanding: cfg.MaxStarting}
+	return c, nil
 }
 
 // base returns the base concurrency. Where none is configured it is unlimited
@@ -163,22 +190,23 @@ func (c Change) Changed() bool {
 // Observe takes a reading in and adjusts level, concurrency and thresholds.
 // Call [Core.Admit] after it.
 func (c *Core) Observe(now time.Time, r Reading) Change {
-	ch := Change{Was: c.level, OldConcurrency: c.current}
+	ch := Change{Was: c.level, OldConcurrency: c.most[kindRun]}
 	c.reading = r
 	pressed := c.cfg.pressureLevel(r)
 	c.adapt(now, pressed)
 	bounds := c.cfg.thresholds(c.offset)
 	c.level = max(bounds.level(r.Fraction(), c.cfg.Hysteresis, c.level), pressed)
-	unlimited := c.cfg.MaxConcurrent < 0
+	unlimited, running := c.cfg.MaxConcurrent < 0, c.active[kindRun]
 	switch {
 	case unlimited && c.level <= LevelStable:
-		c.current = c.cfg.base(0)
+		c.most[kindRun] = c.cfg.base(0)
 	case unlimited && c.level == ch.Was && c.level != LevelCritical:
 		// What ran when the level was entered stays the measure.
 	default:
-		c.current = concurrency(c.level, c.cfg.base(c.active), c.current, c.active)
+		c.most[kindRun] = concurrency(c.level, c.cfg.base(running), c.most[kindRun], running)
 	}
-	ch.Level, ch.Concurrency = c.level, c.current
+	c.most[kindStanding] = concurrency(c.level, c.cfg.MaxStarting, c.most[kindStanding], c.active[kindStanding])
+	ch.Level, ch.Concurrency = c.level, c.most[kindRun]
 	return ch
 }
 
@@ -220,45 +248,52 @@ func (c *Core) lower() { c.offset = max(-0.10, c.offset-0.02) }
 // [bulkhead.CodeUnavailable] with RetryAfter while memory is critical or the
 // queue is full.
 func (c *Core) Offer(now time.Time, claim Claim) (*Ticket, error) {
+	t := &Ticket{claim: claim}
+	if err := c.take(now, t); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// take is Offer for a ticket that the caller has made.
+func (c *Core) take(now time.Time, t *Ticket) error {
 	c.total++
+	claim := &t.claim
 	if claim.Cost <= 0 {
 		claim.Cost = c.cfg.EstimatedMemPerReqMB << 20
 	}
-	t := &Ticket{claim: claim, at: now}
+	t.at = now
 	if c.cfg.Disabled {
 		c.admit(now, t)
-		return t, nil
+		return nil
 	}
 	if err := c.refuse(claim); err != nil {
 		c.rejected++
-		return nil, err
+		return err
 	}
 	c.settle(now)
 	if c.queued == 0 && c.fits(claim) {
 		c.admit(now, t)
-		return t, nil
+		return nil
 	}
 	if c.queued >= c.cfg.MaxWaiting {
 		c.rejected++
-		return nil, c.unavailable(fmt.Sprintf("%d claims wait already; that is the limit", c.queued))
+		return c.unavailable("as many wait as may")
 	}
 	t.ready = make(chan struct{})
-	i := claim.Priority.index()
+	i := claim.queue()
 	c.waiting[i] = append(c.waiting[i], t)
 	c.queued++
-	return t, nil
+	return nil
 }
 
 // refuse returns the reason why claim must not even wait.
-func (c *Core) refuse(claim Claim) error {
+func (c *Core) refuse(claim *Claim) error {
 	if c.level == LevelCritical {
-		return c.unavailable(fmt.Sprintf(
-			"memory pressure is too high: %.1f %% of the memory limit is in use", 100*c.reading.Fraction()))
+		return c.unavailable("memory pressure is too high")
 	}
 	most := c.budget()
-	if t, ok := c.cfg.Tiers[claim.Tier]; ok && t.MemoryShare > 0 {
-		most = min(most, int64(t.MemoryShare*float64(most)))
-	}
+	most = min(most, c.budgetOf(claim).memory(most))
 	if c.reading.Limit > 0 && claim.Cost > most {
 		return bulkhead.Errorf(bulkhead.CodeInvalid,
 			"it needs %d MiB of memory; at most %d MiB can be admitted here", claim.Cost>>20, most>>20)
@@ -266,17 +301,27 @@ func (c *Core) refuse(claim Claim) error {
 	return nil
 }
 
-// unavailable counts nothing; it makes the 503 with the predicted wait.
-func (c *Core) unavailable(msg string) error {
-	e := bulkhead.Errorf(bulkhead.CodeUnavailable, "%s", msg)
+// unavailable counts nothing; it makes the 503 with the state of things and the
+// predicted wait.
+func (c *Core) unavailable(msg string) *bulkhead.Error {
+	e := bulkhead.Errorf(bulkhead.CodeUnavailable, "%s (%s)", msg, c.state())
 	e.RetryAfter = c.PredictedWait()
 	return e
+}
+
+// state says in one line what admission goes by.
+func (c *Core) state() string {
+	if c.reading.Limit <= 0 {
+		return fmt.Sprintf("level %v, %d run, %d wait", c.level, c.active[kindRun], c.queued)
+	}
+	return fmt.Sprintf("level %v: %.1f %% of %d MiB in use, stalled %.0f %% of the time; %d run, %d wait",
+		c.level, 100*c.reading.Fraction(), c.reading.Limit>>20, c.reading.Some10, c.active[kindRun], c.queued)
 }
 
 // PredictedWait returns how long a claim that came now would wait, from the
 // claims before it and how long grants are held: 100 ms to 30 s.
 func (c *Core) PredictedWait() time.Duration {
-	slots := max(1, min(c.active, c.current))
+	slots := max(1, min(c.active[kindRun], c.most[kindRun]))
 	wait := c.hold * time.Duration(c.queued+1) / time.Duration(slots)
 	return min(max(wait, 100*time.Millisecond), 30*time.Second)
 }
@@ -309,19 +354,29 @@ func (c *Core) unpend(t *Ticket) {
 	}
 }
 
+// budgetOf returns the budget that claim counts against.
+func (c *Core) budgetOf(claim *Claim) TierBudget {
+	if claim.Budget != (TierBudget{}) {
+		return claim.Budget
+	}
+	return c.cfg.Tiers[claim.Tier]
+}
+
+// full reports whether as many of claim's kind are active as may be.
+func (c *Core) full(claim *Claim) bool { return c.active[claim.kind()] >= c.most[claim.kind()] }
+
 // fits reports whether claim may run beside what runs. Call settle before it.
-func (c *Core) fits(claim Claim) bool {
-	if c.level == LevelCritical || c.active >= c.current {
+func (c *Core) fits(claim *Claim) bool {
+	if c.level == LevelCritical || c.full(claim) {
 		return false
 	}
 	budget := c.budget()
-	if b, ok := c.cfg.Tiers[claim.Tier]; ok {
+	if b := c.budgetOf(claim); b != (TierBudget{}) {
 		use := c.tiers[claim.Tier]
 		if b.Concurrency > 0 && use.count >= b.Concurrency {
 			return false
 		}
-		if b.MemoryShare > 0 && c.reading.Limit > 0 &&
-			float64(use.cost+claim.Cost) > b.MemoryShare*float64(budget) {
+		if c.reading.Limit > 0 && use.cost+claim.Cost > b.memory(budget) {
 			return false
 		}
 	}
@@ -331,13 +386,44 @@ func (c *Core) fits(claim Claim) bool {
 // admit books t.
 func (c *Core) admit(now time.Time, t *Ticket) {
 	t.state, t.at = ticketAdmitted, now
-	c.active++
+	c.active[t.claim.kind()]++
 	c.pending += t.claim.Cost
-	c.recent = append(c.recent, t)
+	if !t.claim.Standing {
+		c.recent = append(c.recent, t)
+	}
 	if t.claim.Tier != "" {
 		use := c.tiers[t.claim.Tier]
 		use.cost += t.claim.Cost
 		use.count++
+		c.tiers[t.claim.Tier] = use
+	}
+}
+
+// Settle says that what a standing claim was for has been made. From then on it
+// takes no place among those being made, and after Ramp its memory is taken to be
+// in what is measured. It does nothing for other tickets, and when repeated.
+func (c *Core) Settle(now time.Time, t *Ticket) {
+	if t.state != ticketAdmitted || !t.claim.Standing || t.stands {
+		return
+	}
+	t.stands, t.at = true, now
+	c.active[kindStanding]--
+	c.standing++
+	c.recent = append(c.recent, t)
+	c.leaveTier(t)
+}
+
+// leaveTier gives back what t holds of its tier's budget.
+func (c *Core) leaveTier(t *Ticket) {
+	if t.claim.Tier == "" {
+		return
+	}
+	use := c.tiers[t.claim.Tier]
+	use.cost -= t.claim.Cost
+	use.count--
+	if use.count == 0 {
+		delete(c.tiers, t.claim.Tier)
+	} else {
 		c.tiers[t.claim.Tier] = use
 	}
 }
@@ -352,24 +438,22 @@ func (c *Core) Release(now time.Time, t *Ticket) {
 		c.unqueue(t)
 	case ticketAdmitted:
 		c.completed++
-		c.active--
 		c.unpend(t)
-		if t.claim.Tier != "" {
-			use := c.tiers[t.claim.Tier]
-			use.cost -= t.claim.Cost
-			use.count--
-			if use.count == 0 {
-				delete(c.tiers, t.claim.Tier)
-			} else {
-				c.tiers[t.claim.Tier] = use
-			}
+		switch {
+		case t.stands:
+			c.standing--
+		default:
+			c.active[t.claim.kind()]--
+			c.leaveTier(t)
 		}
-		c.hold += (now.Sub(t.at) - c.hold) / 8
+		if !t.claim.Standing {
+			c.hold += (now.Sub(t.at) - c.hold) / 8
+		}
 		if len(c.recent) > 0 && c.recent[0].settled {
 			c.settleDone()
 		}
 		if c.level == LevelCritical {
-			c.current = c.active
+			c.most = c.active
 		}
 	case ticketDone:
 		return
@@ -388,7 +472,7 @@ func (c *Core) settleDone() {
 
 // unqueue removes t from its queue.
 func (c *Core) unqueue(t *Ticket) {
-	q := &c.waiting[t.claim.Priority.index()]
+	q := &c.waiting[t.claim.queue()]
 	for i, w := range *q {
 		if w == t {
 			*q = append((*q)[:i], (*q)[i+1:]...)
@@ -405,18 +489,18 @@ func (c *Core) unqueue(t *Ticket) {
 // overtaken by the heads of the other classes, but once it has waited a second
 // nothing that comes after it passes: it cannot starve.
 func (c *Core) Admit(now time.Time) *Ticket {
-	if c.queued == 0 || c.level == LevelCritical || c.active >= c.current {
+	if c.queued == 0 || c.level == LevelCritical {
 		return nil
 	}
 	c.settle(now)
-	var tried [priorityCount]bool
-	for range priorityCount {
+	var tried [len(c.waiting)]bool
+	for range c.waiting {
 		best, score := -1, -1.0
 		for i, q := range c.waiting {
 			if len(q) == 0 || tried[i] {
 				continue
 			}
-			if s := priorityWeights[i] * float64(now.Sub(q[0].at)+1); s > score {
+			if s := priorityWeights[i%priorityCount] * float64(now.Sub(q[0].at)+1); s > score {
 				best, score = i, s
 			}
 		}
@@ -424,12 +508,12 @@ func (c *Core) Admit(now time.Time) *Ticket {
 			return nil
 		}
 		t := c.waiting[best][0]
-		if c.fits(t.claim) {
+		if c.fits(&t.claim) {
 			c.unqueue(t)
 			c.admit(now, t)
 			return t
 		}
-		if now.Sub(t.at) >= bypassFor && !c.tierFull(t.claim) {
+		if now.Sub(t.at) >= bypassFor && !c.full(&t.claim) && !c.tierFull(t.claim) {
 			return nil
 		}
 		tried[best] = true //nolint:gosec // best is an index of waiting
@@ -437,12 +521,15 @@ func (c *Core) Admit(now time.Time) *Ticket {
 	return nil
 }
 
+// queue returns the index of the queue that the claim waits in.
+func (c *Claim) queue() int { return int(c.kind())*priorityCount + c.Priority.index() }
+
 // tierFull reports whether it is claim's own tier that holds it back; such a
 // claim must not hold back the other tiers.
 func (c *Core) tierFull(claim Claim) bool {
-	claim2 := claim
-	claim2.Tier = ""
-	return claim.Tier != "" && c.fits(claim2)
+	named := claim.Tier != ""
+	claim.Tier, claim.Budget = "", TierBudget{}
+	return named && c.fits(&claim)
 }
 
 // NextCheck returns how long the next reading may wait: 20 ms near a bound or

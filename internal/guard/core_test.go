@@ -273,16 +273,16 @@ func TestBigClaimIsNotStarved(t *testing.T) {
 // never more than allowed, nothing is lost, and all ends at zero.
 func TestInvariants(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
-	c := newCore(t, Config{MaxConcurrent: 6, MaxWaiting: 20, Tiers: map[string]TierBudget{"a": {Concurrency: 2}}})
+	c := newCore(t, Config{MaxConcurrent: 6, MaxStarting: 3, MaxWaiting: 20, Tiers: map[string]TierBudget{"a": {Concurrency: 2}}})
 	now := epoch
 	live := map[*Ticket]bool{}
 	for range 20_000 {
 		now = now.Add(time.Duration(rnd.IntN(50)) * time.Millisecond)
-		switch rnd.IntN(4) {
+		switch rnd.IntN(5) {
 		case 0, 1:
 			tier := [...]string{"", "a", "b"}[rnd.IntN(3)]
 			tk, err := c.Offer(now, Claim{
-				Cost: int64(rnd.IntN(300)) * mib, Tier: tier, Priority: Priority(rnd.IntN(3) - 1),
+				Cost: int64(rnd.IntN(300)) * mib, Tier: tier, Priority: Priority(rnd.IntN(3) - 1), Standing: rnd.IntN(3) == 0,
 			})
 			if err == nil {
 				live[tk] = true
@@ -296,14 +296,20 @@ func TestInvariants(t *testing.T) {
 			}
 		case 3:
 			c.Observe(now, at(rnd.Float64()))
+		case 4:
+			for tk := range live {
+				c.Settle(now, tk)
+				c.Settle(now, tk)
+				break
+			}
 		}
-		for c.Admit(now) != nil {
-			if c.active > c.current {
-				t.Fatalf("admitted %d with a concurrency of %d", c.active, c.current)
+		for tk := c.Admit(now); tk != nil; tk = c.Admit(now) {
+			if k := tk.claim.kind(); c.active[k] > c.most[k] {
+				t.Fatalf("admitted %d with a concurrency of %d", c.active, c.most)
 			}
 		}
 		s := c.Stats()
-		if s.ActiveTasks+s.WaitingTasks != len(live) || c.tiers["a"].count > 2 ||
+		if s.ActiveTasks+s.StartingTasks+s.StandingTasks+s.WaitingTasks != len(live) || c.tiers["a"].count > 2 ||
 			s.TotalRequests != s.RejectedRequests+s.CompletedRequests+int64(len(live)) {
 			t.Fatalf("books are wrong: %+v, %d live, tiers %v", s, len(live), c.tiers)
 		}
@@ -312,9 +318,76 @@ func TestInvariants(t *testing.T) {
 		c.Release(now, tk)
 	}
 	c.settle(now.Add(time.Hour))
-	if c.active != 0 || c.queued != 0 || c.pending != 0 || len(c.tiers) != 0 || len(c.recent) != 0 {
+	if c.active != [kinds]int{} || c.standing != 0 || c.queued != 0 || c.pending != 0 || len(c.tiers) != 0 || len(c.recent) != 0 {
 		t.Errorf("not zero at the end: active %d queued %d pending %d tiers %v recent %d",
 			c.active, c.queued, c.pending, c.tiers, len(c.recent))
+	}
+}
+
+// TestStanding makes things that stay: they take places among those being made,
+// none among the runs, and their memory counts as booked until it can be measured.
+func TestStanding(t *testing.T) {
+	c := newCore(t, Config{MaxConcurrent: 1, MaxStarting: 2})
+	c.Observe(epoch, Reading{Used: 0, Limit: gib})
+	offer := func(now time.Time, standing bool) *Ticket {
+		tk, err := c.Offer(now, Claim{Cost: 100 * mib, Standing: standing})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return tk
+	}
+	first, second, third := offer(epoch, true), offer(epoch, true), offer(epoch, true)
+	run, wait := offer(epoch, false), offer(epoch, false)
+	if first.ready != nil || second.ready != nil || third.ready == nil || run.state != ticketWaiting {
+		t.Fatalf("two are made at once, and who comes later waits: %+v", c.Stats())
+	}
+	if got := c.Admit(epoch); got != run {
+		t.Errorf("%v was admitted; a full kind must not hold back the other", got)
+	}
+	if got := c.Admit(epoch); got != nil {
+		t.Errorf("%v was admitted beside what is full", got)
+	}
+	made := epoch.Add(3 * time.Second)
+	c.Settle(made, first)
+	if got := c.Admit(made); got != third {
+		t.Errorf("%v was admitted, want the third of those that are made", got)
+	}
+	if got := c.Stats(); got.StartingTasks != 2 || got.StandingTasks != 1 || got.ActiveTasks != 1 || c.pending != 300*mib {
+		t.Errorf("%+v, pending %d MiB, want 300: the run's ramp is over", got, c.pending/mib)
+	}
+	if c.settle(made.Add(2 * time.Second)); c.pending != 200*mib {
+		t.Errorf("pending %d MiB after the ramp of what stands, want 200", c.pending/mib)
+	}
+	for _, tk := range []*Ticket{first, second, third, run, wait} {
+		c.Release(made, tk)
+	}
+	if got := c.Stats(); got.StartingTasks+got.StandingTasks+got.ActiveTasks+got.WaitingTasks != 0 || c.pending != 0 {
+		t.Errorf("not zero at the end: %+v, pending %d", got, c.pending)
+	}
+}
+
+// TestComesBackFromCritical falls from critical to stable at once, with nothing
+// running: something must be admitted again.
+func TestComesBackFromCritical(t *testing.T) {
+	c := newCore(t, Config{})
+	c.Observe(epoch, at(0.95))
+	c.Observe(epoch.Add(time.Second), at(0.65))
+	for _, standing := range []bool{false, true} {
+		tk, err := c.Offer(epoch.Add(time.Second), Claim{Cost: mib, Standing: standing})
+		if err != nil || tk.ready != nil {
+			t.Errorf("standing %v: nothing is admitted at %v (%v)", standing, c.level, err)
+		}
+	}
+}
+
+// TestRefusalSaysWhy wants the level and the numbers in what a caller reads.
+func TestRefusalSaysWhy(t *testing.T) {
+	c := newCore(t, Config{})
+	c.Observe(epoch, Reading{Used: 1900 * mib, Limit: 2 * gib, Some10: 12})
+	_, err := c.Offer(epoch, Claim{Cost: mib})
+	want := "memory pressure is too high (level CRITICAL: 92.8 % of 2048 MiB in use, stalled 12 % of the time; 0 run, 0 wait)"
+	if e, ok := err.(*bulkhead.Error); !ok || e.Msg != want || e.RetryAfter <= 0 { //nolint:errorlint // it is returned as it is
+		t.Errorf("error %v, want %s", err, want)
 	}
 }
 

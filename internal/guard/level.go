@@ -88,7 +88,7 @@ func concurrency(l Level, base, current, active int) int {
 	case LevelNormal:
 		return base
 	case LevelStable:
-		return current
+		return max(current, base/2, 1) // less only comes from critical, which is over
 	case LevelWarning:
 		return max(1, base*3/4)
 	case LevelHigh:

@@ -127,28 +127,28 @@ func TestLearner(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, known := l.Estimate("a", 100, 7); known {
+	if _, known := l.Kind("a", 100).Estimate(7); known {
 		t.Error("an unseen program is known")
 	}
 	for i := range int64(100) {
-		l.Observe("a", 100, (i+1)*mib)
+		l.Kind("a", 100).Observe((i + 1) * mib)
 	}
-	l.Observe("a", 100, -1)
-	got, known := l.Estimate("a", 100, 7)
+	l.Kind("a", 100).Observe(-1)
+	got, known := l.Kind("a", 100).Estimate(7)
 	if want := float64(99 * mib * 1.15); !known || float64(got) < 0.96*want || float64(got) > 1.04*want {
 		t.Errorf("estimate %d MiB, known %v, want about %.0f", got>>20, known, want/mib)
 	}
-	if _, known := l.Estimate("a", 1<<20, 7); known {
+	if _, known := l.Kind("a", 1<<20).Estimate(7); known {
 		t.Error("another input size is the same kind")
 	}
-	for range 3000 { // two generations on, the old peaks are forgotten
-		l.Observe("a", 100, mib)
+	for range 3 * learnerGeneration { // two generations on, the old peaks are forgotten
+		l.Kind("a", 100).Observe(mib)
 	}
-	if got, _ := l.Estimate("a", 100, 7); got > 2*mib {
-		t.Errorf("estimate %d MiB after 3000 runs of 1 MiB, want the old peaks forgotten", got>>20)
+	if got, _ := l.Kind("a", 100).Estimate(7); got > 2*mib {
+		t.Errorf("estimate %d MiB after many runs of 1 MiB, want the old peaks forgotten", got>>20)
 	}
-	l.Observe("b", 1, mib)
-	l.Observe("c", 1, mib)
+	l.Kind("b", 1).Observe(mib)
+	l.Kind("c", 1).Observe(mib)
 	if got := l.Len(); got != 2 {
 		t.Errorf("%d kinds kept, limit 2", got)
 	}

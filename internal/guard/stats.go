@@ -7,13 +7,18 @@ import (
 
 // Stats is a snapshot of a guard's counters. The JSON names are stable.
 type Stats struct {
-	// TotalRequests counts claims; each is rejected, completed, active or waiting.
+	// TotalRequests counts claims; each is rejected, completed, active, starting,
+	// standing or waiting.
 	TotalRequests     int64 `json:"total_requests"`
 	RejectedRequests  int64 `json:"rejected_requests"`
 	CompletedRequests int64 `json:"completed_requests"`
 	// ActiveTasks run now, WaitingTasks wait.
 	ActiveTasks  int `json:"active_tasks"`
 	WaitingTasks int `json:"waiting_tasks"`
+	// StartingTasks are being made now, such as sandboxes, StandingTasks were made
+	// and stand.
+	StartingTasks int `json:"starting_tasks"`
+	StandingTasks int `json:"standing_tasks"`
 	// CurrentConcurrency is how many may run now, BaseConcurrency without
 	// pressure; -1 is no limit.
 	CurrentConcurrency int `json:"current_concurrency"`
@@ -70,13 +75,14 @@ func (g *Guard) statsLocked() Stats {
 
 // Stats returns a snapshot without the sums of waiting, which Core does not keep.
 func (c *Core) Stats() Stats {
-	current := c.current
+	current := c.most[kindRun]
 	if current == math.MaxInt32 {
 		current = -1
 	}
 	return Stats{
 		TotalRequests: c.total, RejectedRequests: c.rejected, CompletedRequests: c.completed,
-		ActiveTasks: c.active, WaitingTasks: c.queued,
+		ActiveTasks: c.active[kindRun], WaitingTasks: c.queued,
+		StartingTasks: c.active[kindStanding], StandingTasks: c.standing,
 		CurrentConcurrency: current, BaseConcurrency: c.cfg.MaxConcurrent,
 		MemoryPercent: percent(c.reading),
 		MemoryAllocMB: mebibytes(c.reading.Used), MemorySysMB: mebibytes(c.reading.Limit),

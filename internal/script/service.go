@@ -86,6 +86,7 @@ type compiled struct {
 	program *engine.Program
 	failure *engine.Failure
 	habit   *habit
+	local   string // what the learner calls its runs in process
 }
 
 // New returns a service. Start it with [Service.Run].
@@ -307,7 +308,7 @@ func (s *Service) compile(ctx context.Context, source, fingerprint string) (comp
 		return c, nil
 	}
 	s.metrics.cache.WithLabelValues("miss").Inc()
-	c := compiled{habit: s.habit(fingerprint)}
+	c := compiled{habit: s.habit(fingerprint), local: "in-process " + fingerprint}
 	if len(source) > engine.SmallSource {
 		c.program = &engine.Program{Fingerprint: fingerprint, Size: len(source), Why: "its source is long"}
 		s.programs.Add(fingerprint, c)
@@ -358,8 +359,8 @@ func (s *Service) inProcess(ctx context.Context, res *Result, c compiled, in eng
 		res.Reason = "it outgrew the in-process lane before"
 		return false, nil
 	}
-	key := "in-process " + p.Fingerprint
-	claim.Cost, _ = s.learner.Estimate(key, int64(len(in.JSON)), engine.InProcessMemory)
+	known := s.learner.Kind(c.local, int64(len(in.JSON)))
+	claim.Cost, _ = known.Estimate(engine.InProcessMemory)
 	claim.Cost = max(least, claim.Cost)
 	grant, err := s.cfg.Guard.AcquireClaim(ctx, claim)
 	if err != nil {
@@ -385,7 +386,7 @@ func (s *Service) inProcess(ctx context.Context, res *Result, c compiled, in eng
 		h.repeat()
 		return false, nil
 	}
-	s.learner.Observe(key, int64(len(in.JSON)), max(least, out.Usage.PeakBytes))
+	known.Observe(max(least, out.Usage.PeakBytes))
 	res.Outcome, res.Lane = out, engine.LaneInProcess.String()
 	s.metrics.ended(res)
 	return true, nil
@@ -404,9 +405,9 @@ func (s *Service) stuck(p *engine.Program) {
 
 // inWorker runs a program in a worker.
 func (s *Service) inWorker(ctx context.Context, res *Result, source string, in engine.Input, claim guard.Claim) error {
-	key := "worker " + res.Fingerprint
+	known := s.learner.Kind("worker "+res.Fingerprint, int64(len(in.JSON)))
 	most := in.Limits.MemoryMB << 20
-	cost, _ := s.learner.Estimate(key, int64(len(in.JSON)), most)
+	cost, _ := known.Estimate(most)
 	claim.Cost = min(cost, most) + workerOverhead
 	grant, err := s.cfg.Guard.AcquireClaim(ctx, claim)
 	if err != nil {
@@ -421,7 +422,7 @@ func (s *Service) inWorker(ctx context.Context, res *Result, source string, in e
 		return err
 	}
 	h.ended(&out)
-	s.learner.Observe(key, int64(len(in.JSON)), out.Usage.PeakBytes)
+	known.Observe(out.Usage.PeakBytes)
 	res.Outcome, res.Lane = out, engine.LaneWorker.String()
 	s.metrics.ended(res)
 	return nil

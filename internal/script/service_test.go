@@ -308,7 +308,7 @@ func TestLearnedCost(t *testing.T) {
 	for range 6 {
 		s.mustRun(t, Request{Code: code})
 	}
-	got, known := s.learner.Estimate("worker "+engine.Fingerprint(code), 0, 64<<20)
+	got, known := s.learner.Kind("worker "+engine.Fingerprint(code), 0).Estimate(64 << 20)
 	if !known || got < 1<<20 || got > 40<<20 {
 		t.Errorf("learned %d MiB, known %v; want a few MiB", got>>20, known)
 	}
