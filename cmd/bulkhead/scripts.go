@@ -4,16 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"path/filepath"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/api"
-	"github.com/bulkheadhq/bulkhead/internal/config"
-	"github.com/bulkheadhq/bulkhead/internal/guard"
+	"github.com/bulkheadhq/bulkhead/internal/node"
 	"github.com/bulkheadhq/bulkhead/internal/script"
 	"github.com/bulkheadhq/bulkhead/internal/script/engine"
 	"github.com/bulkheadhq/bulkhead/internal/script/worker"
@@ -21,31 +18,19 @@ import (
 
 // scripts is what answers /v1/scripts.
 type scripts struct {
-	guard   *guard.Guard
-	probe   *guard.Probe
 	store   *script.SQLite
 	service *script.Service
 }
 
 // openScripts puts it together.
-func openScripts(ctx context.Context, cfg *config.Config, registry *prometheus.Registry, log *slog.Logger) (s *scripts, err error) {
+func (sv *server) openScripts(ctx context.Context, registry *prometheus.Registry) (s *scripts, err error) {
 	s = &scripts{}
+	cfg, log := sv.cfg, sv.log
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
 		}
 	}()
-	if s.probe, err = guard.OpenProbe("/"); err != nil {
-		return s, fmt.Errorf("find the memory limit: %w", err)
-	}
-	s.guard, err = guard.New(guard.Config{
-		Disabled: !cfg.GuardEnabled, MaxPercent: cfg.GuardMax, WarningPercent: cfg.GuardWarning, CriticalPercent: cfg.GuardCritical,
-		CheckInterval:        time.Duration(cfg.GuardInterval) * time.Second,
-		EstimatedMemPerReqMB: cfg.GuardEstimate, MaxConcurrent: cfg.MaxConcurrent,
-	}, s.probe, log)
-	if err != nil {
-		return s, fmt.Errorf("open memory guard: %w", err)
-	}
 	if s.store, err = script.OpenSQLite(ctx, filepath.Join(cfg.Data, "scripts.db")); err != nil {
 		return s, fmt.Errorf("open scripts' store: %w", err)
 	}
@@ -53,27 +38,44 @@ func openScripts(ctx context.Context, cfg *config.Config, registry *prometheus.R
 	if err != nil {
 		return s, fmt.Errorf("open JavaScript engine: %w", err)
 	}
-	workers, err := worker.New(worker.Config{Root: filepath.Join(cfg.Run, "scripts"), Log: log})
+	// Whoever the guard lets in finds a worker.
+	workers, err := worker.New(worker.Config{
+		Root: filepath.Join(cfg.Run, "scripts"), Max: max(cfg.MaxConcurrent+4, 16), Log: log,
+	})
 	if err != nil {
 		return s, fmt.Errorf("open workers: %w", err)
 	}
-	s.service, err = script.New(script.Config{
-		Engine: e, Pool: workers, Guard: s.guard, Store: s.store, KeyValue: s.store, Tenant: scriptTenant,
+	conf := script.Config{
+		Engine: e, Pool: workers, Guard: sv.guard, Store: s.store, KeyValue: s.store, Tenant: scriptTenant(entitlements{sv.store}),
 		MaxResult: cfg.MaxResult, Log: log,
-	})
+	}
+	policy, err := newFetchPolicy(cfg)
+	if err != nil {
+		return s, err
+	}
+	if policy != nil {
+		conf.AllowFetch, conf.FetchClient = policy.allow, policy.client()
+	}
+	s.service, err = script.New(conf)
 	if err != nil {
 		return s, fmt.Errorf("open script service: %w", err)
 	}
-	return s, errors.Join(registry.Register(s.guard), registry.Register(s.service))
+	return s, errors.Join(registry.Register(sv.guard), registry.Register(s.service))
 }
 
-// scriptTenant says for whom a script runs.
-func scriptTenant(ctx context.Context) (script.Tenant, error) {
-	tenant, ok := api.TenantOf(ctx)
-	if !ok {
-		return script.Tenant{}, bulkhead.Errorf(bulkhead.CodeUnauthenticated, "no tenant")
+// scriptTenant says for whom a script runs, and what its tier lets it use.
+func scriptTenant(tenants node.Tenants) func(context.Context) (script.Tenant, error) {
+	return func(ctx context.Context) (script.Tenant, error) {
+		id, ok := api.TenantOf(ctx)
+		if !ok {
+			return script.Tenant{}, bulkhead.Errorf(bulkhead.CodeUnauthenticated, "no tenant")
+		}
+		tier, err := tenants.Entitlement(ctx, id)
+		if err != nil {
+			return script.Tenant{}, fmt.Errorf("find the tenant's quota: %w", err)
+		}
+		return script.Tenant{ID: id, Tier: tier}, nil
 	}
-	return script.Tenant{ID: tenant}, nil
 }
 
 // close returns what scripts hold, once nothing runs any more.
@@ -81,9 +83,6 @@ func (s *scripts) close() error {
 	var errs []error
 	if s.store != nil {
 		errs = append(errs, s.store.Close())
-	}
-	if s.probe != nil {
-		errs = append(errs, s.probe.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -35,6 +35,7 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/driver/gvisor"
 	"github.com/bulkheadhq/bulkhead/internal/driver/oci"
 	"github.com/bulkheadhq/bulkhead/internal/driver/runc"
+	"github.com/bulkheadhq/bulkhead/internal/guard"
 	"github.com/bulkheadhq/bulkhead/internal/host"
 	"github.com/bulkheadhq/bulkhead/internal/netslot"
 	"github.com/bulkheadhq/bulkhead/internal/node"
@@ -106,6 +107,9 @@ type server struct {
 	load      hostLoad
 	book      *quota.Book
 	capacity  *host.Capacity
+	probe     *guard.Probe
+	guard     *guard.Guard
+	needs     *guard.Learner // of sandboxes, by template
 	node      *node.Node
 	authority *authority.Authority
 	proxy     *proxy.Proxy
@@ -231,7 +235,7 @@ func (s *server) openHost(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open pool: %w", err)
 	}
-	if err := s.openBook(); err != nil {
+	if err := errors.Join(s.openBook(), s.openGuard()); err != nil {
 		return err
 	}
 	names := make([]string, len(nameservers))
@@ -240,7 +244,7 @@ func (s *server) openHost(ctx context.Context) error {
 	}
 	s.node, err = node.New(node.Config{
 		Pool: s.pool, Store: s.store, Templates: s.versions(), Log: s.log, Nameservers: names,
-		Book: s.book, Tenants: entitlements{s.store}, Wait: s.cfg.CreateWait,
+		Book: s.book, Tenants: entitlements{s.store}, Wait: s.cfg.CreateWait, Admit: s.admit,
 	})
 	if err != nil {
 		return fmt.Errorf("open node: %w", err)
@@ -337,7 +341,7 @@ func (s *server) openEdges(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("open proxy: %w", err)
 	}
-	if s.scripts, err = openScripts(ctx, s.cfg, registry, s.log); err != nil {
+	if s.scripts, err = s.openScripts(ctx, registry); err != nil {
 		return fmt.Errorf("open scripts: %w", err)
 	}
 	prices, err := s.cfg.PriceTable()
@@ -432,7 +436,7 @@ func (s *server) run(ctx context.Context, out io.Writer) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx by the shutdown
 	defer stopWork()
 	for _, f := range []func(context.Context) error{
-		s.slots.Run, s.pool.Run, s.supply.Run, s.capacity.Run, s.node.Run, s.authority.Run, s.scripts.guard.Run, s.scripts.service.Run,
+		s.slots.Run, s.pool.Run, s.supply.Run, s.capacity.Run, s.node.Run, s.authority.Run, s.guard.Run, s.scripts.service.Run,
 		func(ctx context.Context) error { return s.store.Run(ctx, s.cfg.Retention) },
 	} {
 		g.Go(func() error {
@@ -511,6 +515,9 @@ func (s *server) close() error {
 	}
 	if s.scripts != nil {
 		errs = append(errs, s.scripts.close())
+	}
+	if s.probe != nil {
+		errs = append(errs, s.probe.Close())
 	}
 	if s.driver != nil {
 		errs = append(errs, s.driver.Close())

@@ -79,15 +79,18 @@ type Config struct {
 	// KeepBoxes leaves sandboxes running when the server ends, for the next one.
 	KeepBoxes bool `name:"keep-sandboxes" env:"BULKHEAD_KEEP_SANDBOXES" help:"Leave sandboxes running when the server is stopped; the next one takes them over. Without it a clean stop ends them."`
 
-	// The memory guard of scripts, under the names that its users know.
-	GuardEnabled  bool    `name:"memory-guard" env:"MEMORY_GUARD_ENABLED" default:"true" negatable:"" help:"Admit scripts by the memory that is left."`
-	GuardMax      float64 `name:"memory-guard-max" env:"MEMORY_GUARD_MAX_PERCENT" default:"0.80" help:"Fraction of the memory that scripts may fill; 0 to 1."`
-	GuardWarning  float64 `name:"memory-guard-warning" env:"MEMORY_GUARD_WARNING_PERCENT" default:"0.70" help:"Fraction from which fewer scripts run at once."`
-	GuardCritical float64 `name:"memory-guard-critical" env:"MEMORY_GUARD_CRITICAL_PERCENT" default:"0.85" help:"Fraction above which new scripts are refused at once."`
+	// The memory guard of scripts and sandboxes, under the names that its users know.
+	GuardEnabled  bool    `name:"memory-guard" env:"MEMORY_GUARD_ENABLED" default:"true" negatable:"" help:"Admit scripts and sandboxes by the memory that is left."`
+	GuardMax      float64 `name:"memory-guard-max" env:"MEMORY_GUARD_MAX_PERCENT" default:"0.80" help:"Fraction of the memory that scripts and new sandboxes may fill; 0 to 1."`
+	GuardWarning  float64 `name:"memory-guard-warning" env:"MEMORY_GUARD_WARNING_PERCENT" default:"0.70" help:"Fraction from which fewer scripts run, and fewer sandboxes are made, at once."`
+	GuardCritical float64 `name:"memory-guard-critical" env:"MEMORY_GUARD_CRITICAL_PERCENT" default:"0.85" help:"Fraction above which new scripts and sandboxes are refused at once."`
 	GuardInterval int     `name:"memory-guard-interval" env:"MEMORY_GUARD_CHECK_INTERVAL_SEC" default:"5" help:"Seconds between full checks; memory itself is read every 20 to 80 ms."`
 	GuardEstimate int64   `name:"memory-guard-estimate-mb" env:"MEMORY_GUARD_ESTIMATED_MEM_PER_REQ_MB" default:"200" help:"Memory, in MiB, of a script that nothing is known of."`
 	MaxConcurrent int     `name:"max-concurrent-scripts" env:"MAX_CONCURRENT" default:"10" help:"Scripts at once when there is memory enough; -1 lets memory alone decide."`
 	MaxResult     int64   `name:"max-script-result" env:"MAX_RESULT_SIZE" default:"5242880" help:"Bytes of a script's result."`
+
+	// ScriptFetch opens hosts to scripts' fetch.
+	ScriptFetch []string `name:"script-fetch" env:"SCRIPT_FETCH" placeholder:"HOST" help:"What scripts may fetch: domains such as api.example.com or *.example.com, addresses and prefixes; 0.0.0.0/0 is everything public. TENANT=HOST opens it to that tenant only. Nothing if empty."`
 
 	// LogLevel and LogFormat shape the log on standard error.
 	LogLevel  string `name:"log-level" env:"BULKHEAD_LOG_LEVEL" enum:"debug,info,warn,error" default:"info" help:"Least level that is logged: debug, info, warn or error."`

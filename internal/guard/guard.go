@@ -139,14 +139,7 @@ func (gr *Grant) Release() {
 	if gr == nil {
 		return
 	}
-	g := gr.g
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	now := g.now()
-	g.core.Release(now, &gr.t)
-	if g.core.queued > 0 {
-		g.admitLocked(now)
-	}
+	gr.g.change(gr, (*Core).Release)
 }
 
 // Settle says that what a standing claim was for has been made; see
@@ -155,11 +148,15 @@ func (gr *Grant) Settle() {
 	if gr == nil {
 		return
 	}
-	g := gr.g
+	gr.g.change(gr, (*Core).Settle)
+}
+
+// change does something to a grant that may let others in.
+func (g *Guard) change(gr *Grant, do func(*Core, time.Time, *Ticket)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := g.now()
-	g.core.Settle(now, &gr.t)
+	do(g.core, now, &gr.t)
 	if g.core.queued > 0 {
 		g.admitLocked(now)
 	}

@@ -45,14 +45,22 @@ func (n *Node) Create(ctx context.Context, req bulkhead.CreateRequest) (_ bulkhe
 	ctx, cancel := context.WithTimeout(ctx, n.cfg.CreateTimeout)
 	defer cancel()
 	began := time.Now()
+	stageCtx, end = trace.Stage(ctx, "admit")
+	admitted, err := n.admit(stageCtx, req, t, booking.Allocation().Limits)
+	if end(err); err != nil {
+		booking.Return(time.Now())
+		return bulkhead.Sandbox{}, refusal(err)
+	}
 	stageCtx, end = trace.Stage(ctx, "acquire")
 	box, stage, err := n.cfg.Pool.Acquire(stageCtx, t, booking.Allocation().Limits)
 	trace.From(ctx, string(stage))
 	if end(err); err != nil {
 		booking.Return(time.Now())
+		admitted.Ended(-1)
 		return bulkhead.Sandbox{}, refusal(err)
 	}
 	l := newLease(box, booking)
+	l.admitted = admitted
 	l.sb = sandbox(req, t, booking.Allocation(), box)
 	if err := n.widen(ctx, l, req.Limits.Or(t.Defaults).MemoryMB); err != nil {
 		n.abandon(ctx, l)
@@ -64,6 +72,7 @@ func (n *Node) Create(ctx context.Context, req bulkhead.CreateRequest) (_ bulkhe
 	}
 	sb := l.sb
 	n.open(l)
+	admitted.Made()
 	n.cfg.Log.Info("sandbox created", "sandbox", sb.ID, "tenant", sb.Tenant, "template", sb.Template,
 		"box", sb.Box, "stage", string(stage), "took", time.Since(began))
 	return sb, nil

@@ -30,6 +30,8 @@ type lease struct {
 	cpu      time.Duration // at the last sample
 	told     told
 	recorded bool // its row is in the store
+	admitted Admitted
+	holds    int64 // bytes, when it was opened; 0 when that is not known
 }
 
 // What a lease remembers: samples of an hour at one each 5 s, and the lines of a
@@ -82,6 +84,7 @@ func (n *Node) open(l *lease) {
 
 // watch ends the lease when its box dies by itself.
 func (n *Node) watch(l *lease) {
+	l.begin()
 	select {
 	case <-l.box.Gone():
 		n.end(context.Background(), l, n.autopsy(l.box))
@@ -165,10 +168,14 @@ func (n *Node) tearDown(l *lease) {
 	defer n.teardowns.Done()
 	n.tearing <- struct{}{}
 	defer func() { <-n.tearing }()
+	grown := l.grown()
 	if err := l.box.Release(context.Background()); err != nil {
 		n.cfg.Log.Error("tear down box", "box", l.box.ID, "err", err)
 	}
 	l.booking.Return(time.Now())
+	if l.admitted.Ended != nil {
+		l.admitted.Ended(grown)
+	}
 }
 
 // abandon undoes a lease that could not be bound.

@@ -73,6 +73,9 @@ type Config struct {
 	// Wait is how long a request that names no time waits for a place on the host;
 	// for its own tenant's sandboxes to end it waits only when it asks to [0].
 	Wait time.Duration
+	// Admit, when set, is asked before a sandbox that has its place is made whether
+	// there is memory for that now. It may wait. Its error is the answer.
+	Admit func(ctx context.Context, a Ask) (Admitted, error)
 	// Dial connects to a box's envd; nil means over TCP.
 	Dial func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
 }

@@ -19,27 +19,6 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/script/worker"
 )
 
-// Tenant is who a run is for.
-type Tenant struct {
-	// ID owns scripts and values.
-	ID string
-	// Tier names the tenant's budgets; it may be empty.
-	Tier string
-}
-
-// Tier is what the tenants of a tier may use in one run.
-type Tier struct {
-	// Default are the limits of a run that names none; zero fields are those of
-	// [engine.DefaultLimits].
-	Default engine.Limits `yaml:"default"`
-	// Most are the largest limits that a run may name; zero fields are 512 MiB,
-	// 60 s, 64 MiB of result, 4 MiB of log and a depth of 10000.
-	Most engine.Limits `yaml:"most"`
-}
-
-// mostLimits are the largest limits of a tier that names none.
-var mostLimits = engine.Limits{MemoryMB: 512, TimeMS: 60_000, ResultBytes: 64 << 20, LogBytes: 4 << 20, Depth: 10_000}
-
 // Config is what a service is made of. Engine, Pool, Guard, Store, KeyValue and
 // Tenant must be set.
 type Config struct {
@@ -50,8 +29,6 @@ type Config struct {
 	KeyValue KeyValue
 	// Tenant says who a request is for. Its error is the answer then.
 	Tenant func(context.Context) (Tenant, error)
-	// Tiers are the tiers by name; "" is that of everybody else.
-	Tiers map[string]Tier
 	// MaxResult is the default limit of a result in bytes, 0 for 5 MiB; it is
 	// what MAX_RESULT_SIZE sets.
 	MaxResult int64 `env:"MAX_RESULT_SIZE"`
@@ -199,7 +176,7 @@ func (s *Service) Execute(ctx context.Context, tenant Tenant, req Request, log f
 		JSON: req.Input, Limits: limits, Host: h, Journal: engine.NewJournal(),
 		HasFetch: s.cfg.AllowFetch != nil && s.cfg.FetchClient != nil,
 	}
-	claim := guard.Claim{Priority: priority, Tier: tenant.Tier}
+	claim := tenant.claim(priority)
 	if s.cfg.WorkersOnly {
 		res.Reason = "everything runs in workers here"
 	} else {
@@ -239,14 +216,8 @@ func (s *Service) bounds(tenant Tenant, req *Request) (engine.Limits, guard.Prio
 	if err != nil {
 		return engine.Limits{}, 0, err
 	}
-	tier, ok := s.cfg.Tiers[tenant.Tier]
-	if !ok {
-		tier = s.cfg.Tiers[""]
-	}
-	defaults := engine.DefaultLimits()
-	defaults.ResultBytes = s.cfg.MaxResult
-	limits := req.Limits.Or(tier.Default).Or(defaults)
-	most := tier.Most.Or(mostLimits)
+	usual, most := tenant.limits(s.cfg.MaxResult)
+	limits := req.Limits.Or(usual)
 	for _, l := range []struct {
 		name        string
 		value, most int64

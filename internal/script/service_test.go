@@ -255,9 +255,7 @@ func TestTypeScript(t *testing.T) {
 }
 
 func TestRequestErrors(t *testing.T) {
-	s := newService(t, func(c *Config, _ *worker.Config) {
-		c.Tiers = map[string]Tier{"": {Default: engine.Limits{TimeMS: 100}, Most: engine.Limits{MemoryMB: 100}}}
-	})
+	s := newService(t, nil)
 	for _, c := range []struct {
 		name string
 		req  Request
@@ -269,7 +267,7 @@ func TestRequestErrors(t *testing.T) {
 		{"language", Request{Code: "1", Language: "perl"}, `language is "perl"`},
 		{"input", Request{Code: "1", Input: json.RawMessage("{")}, "input is not JSON"},
 		{"limit out of range", Request{Code: "1", Limits: engine.Limits{Depth: 1}}, "limits.depth is 1"},
-		{"above the tier", Request{Code: "1", Limits: engine.Limits{MemoryMB: 101}}, "your tier allows at most 100"},
+		{"above the tier", Request{Code: "1", Limits: engine.Limits{MemoryMB: 513}}, "your tier allows at most 512"},
 		{"priority", Request{Code: "1", Priority: "urgent"}, `priority is "urgent"`},
 		{"unknown script", Request{Script: "none"}, `there is no script "none"`},
 	} {
@@ -278,8 +276,41 @@ func TestRequestErrors(t *testing.T) {
 			t.Errorf("%s: error %v, want %q", c.name, err, c.want)
 		}
 	}
-	if res := s.mustRun(t, Request{Code: "for (;;);"}); res.End.Cause != bulkhead.CauseTimeLimit || res.End.Limit != 100 {
-		t.Errorf("the tier's time limit did not hold: %+v", res.End)
+}
+
+// TestTiers runs one program for tenants of different tiers: the multiplier scales
+// what a run gets and may ask for, the quota bounds one run, and all at once.
+func TestTiers(t *testing.T) {
+	s := newService(t, nil)
+	free := Tenant{ID: "free", Tier: bulkhead.Tier{Name: "free", Multiplier: 0.1}}
+	small := Tenant{ID: "small", Tier: bulkhead.Tier{
+		Name: "basic", Multiplier: 1, Quota: bulkhead.Quota{MemoryMB: 100, Sandbox: bulkhead.Limits{MemoryMB: 80}},
+	}}
+	run := func(who Tenant, code string, l engine.Limits) (Result, error) {
+		return s.Execute(t.Context(), who, Request{Code: code, Limits: l}, nil)
+	}
+	if res, err := run(free, "for (;;);", engine.Limits{}); err != nil || res.End.Cause != bulkhead.CauseTimeLimit || res.End.Limit != 500 {
+		t.Errorf("a tenth of 5 s did not hold: %v, %v", res.End, err)
+	}
+	if res, err := run(free, `eval("'x'.repeat(20e6).length")`, engine.Limits{}); err != nil || res.End.Limit != 6<<20 {
+		t.Errorf("a tenth of 64 MiB did not hold: %v, %v", res.End, err)
+	}
+	for _, c := range []struct {
+		who  Tenant
+		l    engine.Limits
+		want string
+	}{
+		{free, engine.Limits{MemoryMB: 52}, "your tier allows at most 51"},
+		{free, engine.Limits{TimeMS: 6001}, "your tier allows at most 6000"},
+		{small, engine.Limits{MemoryMB: 81}, "your tier allows at most 80"},
+		{small, engine.Limits{MemoryMB: 80}, "at most 100 MiB can be admitted"}, // and 32 for the worker
+	} {
+		if _, err := run(c.who, `eval("1")`, c.l); bulkhead.CodeOf(err) != bulkhead.CodeInvalid || !strings.Contains(bulkhead.Message(err), c.want) {
+			t.Errorf("%s with %+v: error %v, want %q", c.who.ID, c.l, err, c.want)
+		}
+	}
+	if res, err := run(small, `eval("1")`, engine.Limits{MemoryMB: 60}); err != nil || string(res.Result) != "1" {
+		t.Errorf("within the quota: %s, %v", res.Result, err)
 	}
 }
 

@@ -72,8 +72,8 @@ func (l Limits) Validate() error {
 		least, max int64
 		unit       string
 	}{
-		{"memoryMB", l.MemoryMB, 1, 4096, "MiB"},
-		{"timeMS", l.TimeMS, 1, 300_000, "ms"},
+		{"memoryMB", l.MemoryMB, 1, MostMemoryMB, "MiB"},
+		{"timeMS", l.TimeMS, 1, MostTimeMS, "ms"},
 		{"resultBytes", l.ResultBytes, 1, 64 << 20, "bytes"},
 		{"logBytes", l.LogBytes, 1, 16 << 20, "bytes"},
 		{"depth", l.Depth, 16, 10_000, "calls"},
@@ -85,6 +85,12 @@ func (l Limits) Validate() error {
 	}
 	return nil
 }
+
+// The largest memory and time that a run may have at all.
+const (
+	MostMemoryMB = 4096
+	MostTimeMS   = 300_000
+)
 
 // Time returns TimeMS as a duration.
 func (l Limits) Time() time.Duration { return time.Duration(l.TimeMS) * time.Millisecond }
