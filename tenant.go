@@ -130,7 +130,7 @@ func (q Quota) Validate() error {
 		{"gbHoursPerDay", q.GBHoursPerDay, 1e12, "GiB hours"},
 	} {
 		if !(f.value >= 0 && f.value <= f.max) { // false for NaN, too
-			return Errorf(CodeInvalid, "quota.%s is %v; it must be between 0 and %v %s", f.name, f.value, f.max, f.unit)
+			return Errorf(CodeInvalid, "quota.%s is %v; it must be between 0 and %.0f %s", f.name, f.value, f.max, f.unit)
 		}
 	}
 	if err := q.Sandbox.Validate(); err != nil {

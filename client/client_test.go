@@ -232,7 +232,7 @@ func TestKeys(t *testing.T) {
 	if err := c.RevokeKey(t.Context(), made.ID); err != nil {
 		t.Fatal(err)
 	}
-	keys, err := c.Keys(t.Context())
+	keys, err := c.Keys(t.Context(), "")
 	if err != nil || len(keys) != 2 || keys[1].Secret != "" || keys[1].RevokedAt.IsZero() || keys[1].Name != "ci" {
 		t.Fatalf("Keys gave %+v, %v", keys, err)
 	}
@@ -357,7 +357,7 @@ func TestRetries(t *testing.T) {
 		return err
 	}
 	get := func(ctx context.Context, c *client.Client) error {
-		_, err := c.Keys(ctx)
+		_, err := c.Keys(ctx, "")
 		return err
 	}
 	for _, tc := range []struct {
@@ -405,7 +405,7 @@ func TestRetryGivesUp(t *testing.T) {
 		fakeserver.Refuse(w, bulkhead.Errorf(bulkhead.CodeUnavailable, "draining"))
 		return true
 	}})
-	_, err := c.Keys(t.Context())
+	_, err := c.Keys(t.Context(), "")
 	wantCode(t, err, bulkhead.CodeUnavailable)
 	if seen.Load() != 4 || bulkhead.Message(err) != "draining" {
 		t.Errorf("%d requests, error %v; want 4 and the server's last word", seen.Load(), err)
@@ -424,14 +424,14 @@ func TestContextEnds(t *testing.T) {
 	t.Cleanup(func() { close(hang) })
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	_, err := c.Keys(ctx)
+	_, err := c.Keys(ctx, "")
 	wantCode(t, err, bulkhead.CodeTimeout)
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("error is %v, want context.DeadlineExceeded in its chain", err)
 	}
 	ctx, cancel = context.WithCancel(t.Context())
 	time.AfterFunc(20*time.Millisecond, cancel)
-	if _, err := c.Keys(ctx); !errors.Is(err, context.Canceled) {
+	if _, err := c.Keys(ctx, ""); !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v, want context.Canceled in its chain", err)
 	}
 }

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"time"
 )
 
@@ -22,7 +23,15 @@ type Key struct {
 	// while it is.
 	CreatedAt time.Time `json:"createdAt"`
 	RevokedAt time.Time `json:"revokedAt,omitzero"`
-	// Secret is the key itself. Only [Client.CreateKey] returns it, once.
+	// PreviousUntil is until when the secret before the last rotation is good; zero
+	// if it was never rotated.
+	PreviousUntil time.Time `json:"previousUntil,omitzero"`
+	// RequestsPerSecond and CreatesPerSecond bound how fast it may ask, and create
+	// sandboxes, each with a burst of ten seconds' worth; 0 is unlimited.
+	RequestsPerSecond float64 `json:"requestsPerSecond,omitempty"`
+	CreatesPerSecond  float64 `json:"createsPerSecond,omitempty"`
+	// Secret is the key itself. Only [Client.CreateKey] and [Client.RotateKey] return
+	// it, once.
 	Secret string `json:"secret,omitempty"`
 }
 
@@ -35,13 +44,37 @@ type KeyRequest struct {
 	Tenant string `json:"tenant,omitempty"`
 	// Scopes are what it may do; none means "run".
 	Scopes []string `json:"scopes,omitempty"`
+	// RequestsPerSecond and CreatesPerSecond are as in [Key].
+	RequestsPerSecond float64 `json:"requestsPerSecond,omitempty"`
+	CreatesPerSecond  float64 `json:"createsPerSecond,omitempty"`
 }
 
-// Keys returns the keys that the caller may see.
-func (c *Client) Keys(ctx context.Context) ([]Key, error) {
+// Keys returns the keys of a tenant; an empty one means all that the caller may
+// see.
+func (c *Client) Keys(ctx context.Context, tenant string) ([]Key, error) {
 	var keys []Key
-	_, err := c.call(ctx, request{op: "list keys", method: http.MethodGet, path: "/v1/keys"}, &keys)
+	_, err := c.call(ctx, request{op: "list keys", method: http.MethodGet, path: "/v1/keys", query: only("tenant", tenant)}, &keys)
 	return keys, err
+}
+
+// only is a query of one parameter, nil if it is empty.
+func only(name, value string) url.Values {
+	if value == "" {
+		return nil
+	}
+	return url.Values{name: {value}}
+}
+
+// RotateKey gives a key a new secret, which is in what it returns. The one that it
+// replaces is good for grace more: whole seconds, at most 30 days.
+func (c *Client) RotateKey(ctx context.Context, id string, grace time.Duration) (Key, error) {
+	var key Key
+	if err := checkID("rotate key", id); err != nil {
+		return key, err
+	}
+	body := map[string]int64{"graceSeconds": int64(grace / time.Second)}
+	_, err := c.call(ctx, request{op: "rotate key", method: http.MethodPost, path: "/v1/keys/" + id + "/rotate", body: body}, &key)
+	return key, err
 }
 
 // CreateKey issues a key and returns it with its secret, which the server tells

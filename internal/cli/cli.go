@@ -61,7 +61,11 @@ func (f *Flags) CommonFlags() *Flags { return f }
 type Commands struct {
 	Run      RunCmd      `cmd:"" help:"Run code in a sandbox."`
 	Sandbox  SandboxCmd  `cmd:"" aliases:"sb" help:"List, enter, copy to and from, and end sandboxes."`
-	Key      KeyCmd      `cmd:"" help:"List, make and revoke API keys."`
+	Key      KeyCmd      `cmd:"" help:"List, make, rotate and revoke API keys."`
+	Tenant   TenantCmd   `cmd:"" help:"List, make, change and remove tenants."`
+	Tier     TierCmd     `cmd:"" help:"List, make, change and remove tiers, which are named quotas."`
+	Usage    UsageCmd    `cmd:"" help:"Show what was used, and what it costs."`
+	Audit    AuditCmd    `cmd:"" help:"Show who did what."`
 	Template TemplateCmd `cmd:"" help:"List, build and remove templates."`
 	Quota    QuotaCmd    `cmd:"" help:"Show what a tenant may use, and whether more would fit."`
 	Pool     PoolCmd     `cmd:"" help:"Show and set how many boxes wait ready."`

@@ -113,6 +113,8 @@ func TestScripts(t *testing.T) {
 			"key":         setKey,
 			"loops":       awaitLoop,
 			"await":       await,
+			"named":       named,
+			"used":        used,
 		},
 	})
 }
@@ -129,6 +131,26 @@ func value[T any](ts *testscript.TestScript, key any) T {
 		ts.Fatalf("the script has no %T", v)
 	}
 	return v
+}
+
+// named sets ID to the ID of the key of that name.
+func named(ts *testscript.TestScript, _ bool, args []string) {
+	keys, err := value[*fakeserver.Server](ts, serverKey{}).Store().ListKeys(context.Background(), "")
+	ts.Check(err)
+	for _, k := range keys {
+		if k.Name == args[0] {
+			ts.Setenv("ID", k.ID)
+		}
+	}
+}
+
+// used makes acme have used something.
+func used(ts *testscript.TestScript, _ bool, _ []string) {
+	from := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	ts.Check(value[*fakeserver.Server](ts, serverKey{}).Store().AddUsage(context.Background(), []bulkhead.Metered{{
+		Sandbox: "i1", Tenant: "acme", First: true, From: from, To: bulkhead.Meter{At: from.Add(90 * time.Second)},
+		CPU: time.Minute, Egress: 1 << 10, Ingress: 2 << 10, MemoryMiBMillis: 2048 * 90_000,
+	}}))
 }
 
 // awaitLoop waits until the interpreter runs an endless loop.

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/bulkheadhq/bulkhead/client"
 )
@@ -11,19 +12,22 @@ import (
 type KeyCmd struct {
 	Ls     KeyLsCmd     `cmd:"" help:"List keys."`
 	Create KeyCreateCmd `cmd:"" help:"Make a key and print it, this once."`
+	Rotate KeyRotateCmd `cmd:"" help:"Give a key a new secret and print it, this once."`
 	Revoke KeyRevokeCmd `cmd:"" help:"Make keys invalid."`
 }
 
 // KeyLsCmd lists keys.
-type KeyLsCmd struct{}
+type KeyLsCmd struct {
+	Tenant string `help:"Only this tenant's." placeholder:"ID"`
+}
 
 // Run lists keys.
-func (*KeyLsCmd) Run(ctx context.Context, a *App) error {
+func (c *KeyLsCmd) Run(ctx context.Context, a *App) error {
 	cl, err := a.Client()
 	if err != nil {
 		return err
 	}
-	keys, err := cl.Keys(ctx)
+	keys, err := cl.Keys(ctx, c.Tenant)
 	if err != nil {
 		return err
 	}
@@ -33,8 +37,11 @@ func (*KeyLsCmd) Run(ctx context.Context, a *App) error {
 	rows := make([][]string, len(keys))
 	for i, k := range keys {
 		state := "good"
-		if !k.RevokedAt.IsZero() {
+		switch {
+		case !k.RevokedAt.IsZero():
 			state = "revoked " + moment(k.RevokedAt)
+		case k.PreviousUntil.After(time.Now()):
+			state = "good, the one before until " + moment(k.PreviousUntil)
 		}
 		rows[i] = []string{k.ID, k.Name, k.Tenant, k.Prefix + "…", strings.Join(k.Scopes, ","), moment(k.CreatedAt), state}
 	}
@@ -43,9 +50,12 @@ func (*KeyLsCmd) Run(ctx context.Context, a *App) error {
 
 // KeyCreateCmd makes a key.
 type KeyCreateCmd struct {
-	Name   string `arg:"" optional:"" help:"What to call it."`
-	Tenant string `help:"Who it acts for. Default: your own tenant." placeholder:"NAME"`
-	Admin  bool   `help:"Let it make and revoke keys, too."`
+	Name     string   `arg:"" optional:"" help:"What to call it."`
+	Tenant   string   `help:"Who it acts for. Default: your own tenant." placeholder:"ID"`
+	Scope    []string `help:"What it may do: run (the default), manage (its tenant's keys, limits and usage) or admin (everything of all tenants). May be repeated." placeholder:"SCOPE"`
+	Admin    bool     `help:"Give it every scope."`
+	Requests float64  `help:"Requests a second that it may make; 0 is unlimited." placeholder:"N"`
+	Creates  float64  `help:"Sandboxes a second that it may create; 0 is unlimited." placeholder:"N"`
 }
 
 // Run makes the key.
@@ -54,7 +64,7 @@ func (c *KeyCreateCmd) Run(ctx context.Context, a *App) error {
 	if err != nil {
 		return err
 	}
-	req := client.KeyRequest{Name: c.Name, Tenant: c.Tenant}
+	req := client.KeyRequest{Name: c.Name, Tenant: c.Tenant, Scopes: c.Scope, RequestsPerSecond: c.Requests, CreatesPerSecond: c.Creates}
 	if c.Admin {
 		req.Scopes = []string{"run", "manage", "admin"}
 	}
@@ -62,11 +72,35 @@ func (c *KeyCreateCmd) Run(ctx context.Context, a *App) error {
 	if err != nil {
 		return err
 	}
+	return a.secret(key, "key "+key.ID+" for tenant "+key.Tenant)
+}
+
+// secret prints a key that was made, and says what it is.
+func (a *App) secret(key client.Key, what string) error {
 	if a.flags.JSON {
 		return a.printJSON(key)
 	}
-	a.note("key %s for tenant %s; it is shown this once:", key.ID, key.Tenant)
+	a.note("%s; it is shown this once:", what)
 	return a.line(key.Secret)
+}
+
+// KeyRotateCmd gives a key a new secret.
+type KeyRotateCmd struct {
+	ID    string        `arg:"" help:"The key, as 'key ls' shows it."`
+	Grace time.Duration `default:"24h" help:"How long the old secret stays good; at most 720h."`
+}
+
+// Run rotates the key.
+func (c *KeyRotateCmd) Run(ctx context.Context, a *App) error {
+	cl, err := a.Client()
+	if err != nil {
+		return err
+	}
+	key, err := cl.RotateKey(ctx, c.ID, c.Grace)
+	if err != nil {
+		return err
+	}
+	return a.secret(key, "new secret of key "+key.ID+", the old one is good until "+moment(key.PreviousUntil))
 }
 
 // KeyRevokeCmd revokes keys.

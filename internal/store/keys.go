@@ -305,7 +305,7 @@ func (r KeyRequest) validate() error {
 		rate float64
 	}{{"requestsPerSecond", r.RequestsPerSecond}, {"createsPerSecond", r.CreatesPerSecond}} {
 		if f.rate != 0 && !(f.rate >= leastRate && f.rate <= maxRate) {
-			return bulkhead.Errorf(bulkhead.CodeInvalid, "%s is %v; it must be 0, which is unlimited, or between %v and %v",
+			return bulkhead.Errorf(bulkhead.CodeInvalid, "%s is %v; it must be 0, which is unlimited, or between %v and %.0f",
 				f.name, f.rate, leastRate, maxRate)
 		}
 	}
