@@ -141,7 +141,11 @@ func open(ctx context.Context, cfg *config.Config, log *slog.Logger) (s *server,
 	if s.lock, err = lockFolder(ctx, cfg.Data); err != nil {
 		return s, err
 	}
-	if s.store, err = store.Open(ctx, cfg.Database, log); err != nil {
+	seal, err := store.LoadSealKey(filepath.Join(cfg.Data, "seal.key"))
+	if err != nil {
+		return s, err //nolint:wrapcheck // says what it does
+	}
+	if s.store, err = store.Open(ctx, cfg.Database, log, store.WithSeal(seal)); err != nil {
 		return s, fmt.Errorf("open store: %w", err)
 	}
 	if s.templates, err = openTemplates(cfg.Data, log); err != nil {

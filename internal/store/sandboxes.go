@@ -14,7 +14,7 @@ import (
 	"github.com/bulkheadhq/bulkhead"
 )
 
-// columns are those of a sandbox, in the order that [scanSandbox] reads them.
+// columns are those of a sandbox, in the order that [Store.scanSandbox] reads them.
 const columns = `id, tenant, template_id, template, template_digest, state, started_at, end_at,
 	limits, metadata, env, envd_token, traffic_token, allow_internet, mask_host, envd_version,
 	address, box, end_evidence, network, allocation`
@@ -27,7 +27,7 @@ const columns = `id, tenant, template_id, template, template_digest, state, star
 // tenant's id), not_found (ending one that is not known, or a new one of a tenant
 // that there is not).
 func (s *Store) PutSandbox(ctx context.Context, sb bulkhead.Sandbox) error {
-	row, err := encodeSandbox(sb)
+	row, err := s.encodeSandbox(sb)
 	if err != nil {
 		return err
 	}
@@ -97,7 +97,7 @@ func (s *Store) EndSandbox(ctx context.Context, id string, end bulkhead.End) err
 // tenant means any. Code: not_found, also for another tenant's.
 func (s *Store) Sandbox(ctx context.Context, tenant, id string) (bulkhead.Sandbox, error) {
 	row := s.read.QueryRowContext(ctx, `SELECT `+columns+` FROM sandboxes WHERE id = $1`, id)
-	sb, err := scanSandbox(row)
+	sb, err := s.scanSandbox(row)
 	if errors.Is(err, sql.ErrNoRows) || (err == nil && tenant != "" && sb.Tenant != tenant) {
 		return bulkhead.Sandbox{}, bulkhead.Errorf(bulkhead.CodeNotFound, "sandbox %q was not found", id)
 	}
@@ -112,7 +112,7 @@ func (s *Store) Sandbox(ctx context.Context, tenant, id string) (bulkhead.Sandbo
 // request's path name the states they want.
 func (s *Store) Sandboxes(ctx context.Context, f bulkhead.Filter) ([]bulkhead.Sandbox, error) {
 	text, args := selectSandboxes(f, time.Time{})
-	out, err := query(ctx, s.read, scanSandbox, text, args...)
+	out, err := query(ctx, s.read, s.scanSandbox, text, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list sandboxes: %w", err)
 	}
@@ -131,7 +131,7 @@ func (s *Store) Ended(ctx context.Context, f bulkhead.Filter, latest time.Time, 
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	var out []bulkhead.Sandbox
 	for len(out) < limit && rows.Next() { // the rest stays unread
-		sb, err := scanSandbox(rows)
+		sb, err := s.scanSandbox(rows)
 		if err != nil {
 			return nil, fmt.Errorf("list ended sandboxes: %w", err)
 		}
@@ -191,7 +191,7 @@ func hasAll(have, want map[string]string) bool {
 }
 
 // encodeSandbox returns the values of [columns] and end_cause.
-func encodeSandbox(sb bulkhead.Sandbox) ([]any, error) {
+func (s *Store) encodeSandbox(sb bulkhead.Sandbox) ([]any, error) {
 	switch {
 	case sb.ID == "":
 		return nil, bulkhead.Errorf(bulkhead.CodeInvalid, "sandbox id is empty")
@@ -226,13 +226,14 @@ func encodeSandbox(sb bulkhead.Sandbox) ([]any, error) {
 	}
 	return []any{
 		sb.ID, sb.Tenant, sb.TemplateID, sb.Template, sb.TemplateDigest, string(sb.State),
-		nanos(sb.StartedAt), nanos(sb.EndAt), docs[0], docs[1], docs[2], sb.EnvdToken, sb.TrafficToken,
+		nanos(sb.StartedAt), nanos(sb.EndAt), docs[0], docs[1],
+		s.seal(sb.ID, "env", docs[2]), s.seal(sb.ID, "envd_token", sb.EnvdToken), s.seal(sb.ID, "traffic_token", sb.TrafficToken),
 		sb.AllowInternet, sb.MaskHost, sb.EnvdVersion, sb.Address, sb.Box, evidence, docs[3], allocation, cause,
 	}, nil
 }
 
 // scanSandbox reads [columns].
-func scanSandbox(row scanner) (bulkhead.Sandbox, error) {
+func (s *Store) scanSandbox(row scanner) (bulkhead.Sandbox, error) {
 	var sb bulkhead.Sandbox
 	var state, limits, metadata, env, network string
 	var started, end int64
@@ -243,6 +244,7 @@ func scanSandbox(row scanner) (bulkhead.Sandbox, error) {
 		return sb, err
 	}
 	sb.State, sb.StartedAt, sb.EndAt = bulkhead.State(state), fromNanos(started), fromNanos(end)
+	env = s.unsealSandbox(&sb, env)
 	for _, d := range []struct {
 		name, doc string
 		into      any

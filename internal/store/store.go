@@ -12,6 +12,7 @@ package store
 
 import (
 	"context"
+	"crypto/cipher"
 	"crypto/sha256"
 	"database/sql"
 	"embed"
@@ -52,6 +53,7 @@ type Store struct {
 	write *sql.DB // one connection; on PostgreSQL it holds the server's lock
 	group *group
 	log   *slog.Logger
+	aead  cipher.AEAD // seals secrets; nil leaves them as they are
 
 	tenants *cache[string, bulkhead.Tenant]
 	tiers   *cache[string, bulkhead.Tier]
@@ -59,14 +61,20 @@ type Store struct {
 	today   today
 }
 
+// Option changes how a store works.
+type Option func(*Store)
+
 // Open opens the database at rawURL, makes its tables if there are none, and
 // brings its schema up to date. The URL is "sqlite:///absolute/path",
 // "sqlite:relative/path", a plain path, or "postgres://…" as libpq has it. A file
 // is made if there is none, readable by its owner only; a PostgreSQL database must
 // be there. The caller must Close what it got. Codes: invalid (the URL), conflict
 // (another server uses the database), unavailable.
-func Open(ctx context.Context, rawURL string, log *slog.Logger) (*Store, error) {
+func Open(ctx context.Context, rawURL string, log *slog.Logger, options ...Option) (*Store, error) {
 	s := &Store{log: log}
+	for _, o := range options {
+		o(s)
+	}
 	scheme, _, _ := strings.Cut(rawURL, ":")
 	open, life := s.openSQLite, time.Duration(0)
 	if scheme == "postgres" || scheme == "postgresql" {

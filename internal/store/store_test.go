@@ -22,7 +22,7 @@ var _ storetest.Store = (*store.Store)(nil)
 
 func open(tb testing.TB, url string) *store.Store {
 	tb.Helper()
-	s, err := store.Open(tb.Context(), url, slog.New(slog.DiscardHandler))
+	s, err := store.Open(tb.Context(), url, slog.New(slog.DiscardHandler), store.WithSeal(store.SealKey{1}))
 	if err != nil {
 		tb.Fatal(err)
 	}
