@@ -21,7 +21,7 @@ type poolState struct {
 // pin sets how many boxes of the interpreter's template wait, and waits until
 // they do and nothing else is being made.
 func (o options) pin(ctx context.Context, warm, cold int) error {
-	if err := o.patch(ctx, map[string]any{"warm": warm, "cold": cold}); err != nil {
+	if err := o.patch(ctx, map[string]any{"pin": map[string]int{"warm": warm, "cold": cold}}); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
@@ -41,7 +41,7 @@ func (o options) pin(ctx context.Context, warm, cold int) error {
 
 // unpin gives the size back to the forecast.
 func (o options) unpin(ctx context.Context) error {
-	return o.patch(ctx, map[string]any{"pinned": false})
+	return o.patch(ctx, map[string]any{"pin": nil})
 }
 
 func (o options) patch(ctx context.Context, body any) error {
@@ -53,11 +53,13 @@ func (o options) patch(ctx context.Context, body any) error {
 }
 
 func (o options) pool(ctx context.Context) (poolState, error) {
-	var all []poolState
-	if err := o.call(ctx, http.MethodGet, "/v1/pools", nil, &all); err != nil {
+	var report struct {
+		Pools []poolState `json:"pools"`
+	}
+	if err := o.call(ctx, http.MethodGet, "/v1/pools", nil, &report); err != nil {
 		return poolState{}, err
 	}
-	for _, p := range all {
+	for _, p := range report.Pools {
 		if p.Template == interpreter {
 			return p, nil
 		}

@@ -279,10 +279,16 @@ func sustained(ctx context.Context, o options, r *report) error {
 		}))
 		return float64(len(s.times)) / time.Since(began).Seconds(), s.failures
 	}
+	if err := o.pin(ctx, 8, 8); err != nil {
+		return err
+	}
 	ours, failures := loop(func(ctx context.Context) error {
 		_, err := firstResult(ctx, c, request(interpreter), plain)
 		return err
 	})
+	if err := o.unpin(ctx); err != nil {
+		return err
+	}
 	r.rate("create → run → kill, 2 clients", ours, failures, "", 0)
 	for _, name := range []string{"docker run", "runc run", "bare process"} {
 		f, ok := o.peers(plain)[name]

@@ -33,6 +33,9 @@ func interactive(ctx context.Context, o options, r *report) error {
 		}
 		return took, drop, err
 	}
+	if err := o.pin(ctx, o.n, 2); err != nil {
+		return err
+	}
 	for _, mode := range []struct {
 		name  string
 		apart time.Duration
@@ -70,9 +73,11 @@ func interactive(ctx context.Context, o options, r *report) error {
 		s.sort()
 		r.add(fmt.Sprintf("create → `node -v`, %d %s", o.n, mode.name), s, "", nil)
 		r.score(fmt.Sprintf("   ComputeSDK's score, %s", mode.name), s)
-		pause(ctx, 10*time.Second)
+		if err := o.pin(ctx, o.n, 2); err != nil {
+			return err
+		}
 	}
-	return nil
+	return o.unpin(ctx)
 }
 
 // score records ComputeSDK's figure: 100 × (1 − t / 10 s), weighted 0.6 for the
