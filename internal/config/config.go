@@ -66,7 +66,7 @@ type Config struct {
 	MaxStreams    int           `name:"max-streams" env:"BULKHEAD_MAX_STREAMS" default:"1000" help:"Requests that one sandbox may serve at once."`
 
 	// What the host promises: see docs/quota.md.
-	CPUOvercommit float64       `name:"cpu-overcommit" env:"BULKHEAD_CPU_OVERCOMMIT" default:"32" help:"Cores promised to sandboxes for each core of the host; 0.1 to 1000."`
+	CPUOvercommit float64       `name:"cpu-overcommit" env:"BULKHEAD_CPU_OVERCOMMIT" default:"256" help:"Cores promised to sandboxes for each core of the host, which those that work share by weight; 0.1 to 1000."`
 	BookShare     float64       `name:"book-share" env:"BULKHEAD_BOOK_SHARE" default:"0.15" help:"Least part of its CPU and memory that stays booked for a sandbox while it uses less, and a third of that of its disk; the rest is lent to others. 1 books everything and lends nothing."`
 	MaxStall      float64       `name:"max-memory-stall" env:"BULKHEAD_MAX_MEMORY_STALL" default:"20" help:"Percent of the last ten seconds in which all work may have waited for memory (PSI) before no sandbox is admitted; 1 to 100."`
 	Protect       bool          `name:"protect" env:"BULKHEAD_PROTECT" default:"true" negatable:"" help:"Give the server a floor of CPU above all sandboxes, and let the kernel kill them before it when the host is out of memory."`
