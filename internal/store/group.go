@@ -83,6 +83,9 @@ func (g *group) next() []*write {
 // for its own only.
 func (g *group) runBatch(batch []*write) {
 	err := g.transact(batch)
+	if _, ambiguous := errors.AsType[*commitError](err); stale(err) && !ambiguous {
+		err = g.transact(batch) // the connection was dead, and nothing came of it
+	}
 	if broken, ok := errors.AsType[*brokenError](err); ok && len(batch) > 1 && !unreachable(broken.err) {
 		for _, w := range batch {
 			g.runBatch([]*write{w})
@@ -128,10 +131,19 @@ func (g *group) transact(batch []*write) error {
 		w.err = err
 	}
 	if err := tx.Commit(); err != nil {
-		return fmt.Errorf("commit: %w", slow(ctx, err))
+		return &commitError{slow(ctx, err)}
 	}
 	return nil
 }
+
+// commitError is that a commit failed, whether it was done or not.
+type commitError struct{ err error }
+
+// Error says what failed.
+func (e *commitError) Error() string { return "commit: " + e.err.Error() }
+
+// Unwrap returns what failed.
+func (e *commitError) Unwrap() error { return e.err }
 
 // writeTimeout bounds one transaction.
 const writeTimeout = 15 * time.Second

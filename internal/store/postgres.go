@@ -42,7 +42,7 @@ func (s *Store) openPostgres(ctx context.Context, rawURL string) error {
 	if err := migrate(ctx, goose.DialectPostgres, s.write, s.log); err != nil {
 		return errors.Join(err, s.write.Close())
 	}
-	s.read = stdlib.OpenDB(*cfg.Copy())
+	s.read.DB = stdlib.OpenDB(*cfg.Copy())
 	s.read.SetMaxOpenConns(readers)
 	s.read.SetMaxIdleConns(readers)
 	return nil

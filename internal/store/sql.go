@@ -22,8 +22,32 @@ type queryer interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 }
 
+// reader is the database for queries. A query that finds a connection dead is made
+// on another one: the database may have been started anew.
+type reader struct{ *sql.DB }
+
+// QueryContext is that of [sql.DB].
+func (r reader) QueryContext(ctx context.Context, text string, args ...any) (*sql.Rows, error) {
+	for try := 0; ; try++ {
+		rows, err := r.DB.QueryContext(ctx, text, args...)
+		if try == readers || !stale(err) {
+			return rows, err //nolint:wrapcheck,sqlclosecheck // the caller's
+		}
+	}
+}
+
+// QueryRowContext is that of [sql.DB].
+func (r reader) QueryRowContext(ctx context.Context, text string, args ...any) *sql.Row {
+	for try := 0; ; try++ {
+		row := r.DB.QueryRowContext(ctx, text, args...)
+		if try == readers || !stale(row.Err()) {
+			return row
+		}
+	}
+}
+
 // query returns what scan makes of each row. None is nil.
-func query[T any](ctx context.Context, db *sql.DB, scan func(scanner) (T, error), text string, args ...any) (_ []T, err error) {
+func query[T any](ctx context.Context, db reader, scan func(scanner) (T, error), text string, args ...any) (_ []T, err error) {
 	rows, err := db.QueryContext(ctx, text, args...)
 	if err != nil {
 		return nil, fault(err)
@@ -81,6 +105,12 @@ func fault(err error) error {
 
 // invalidText is PostgreSQL's code for a text that is not in its encoding.
 const invalidText = "22021"
+
+// stale reports whether err says that a connection is dead which was good once.
+func stale(err error) bool {
+	_, fresh := errors.AsType[*pgconn.ConnectError](err)
+	return err != nil && !fresh && !errors.Is(err, errSlow) && unreachable(err)
+}
 
 // unreachable reports whether err is about the way to the database, or about a
 // database that is starting or stopping.

@@ -32,7 +32,7 @@ func (s *Store) openSQLite(ctx context.Context, rawURL string) error {
 	if err := migrate(ctx, goose.DialectSQLite3, s.write, s.log); err != nil {
 		return errors.Join(err, s.write.Close())
 	}
-	if s.read, err = sqliteConns(path, "deferred", readers); err != nil {
+	if s.read.DB, err = sqliteConns(path, "deferred", readers); err != nil {
 		return errors.Join(err, s.write.Close())
 	}
 	return nil

@@ -49,7 +49,7 @@ const Retention = 7 * 24 * time.Hour
 
 // Store is an open database.
 type Store struct {
-	read  *sql.DB
+	read  reader
 	write *sql.DB // one connection; on PostgreSQL it holds the server's lock
 	group *group
 	log   *slog.Logger

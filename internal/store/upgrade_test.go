@@ -3,9 +3,11 @@ package store_test
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -77,6 +79,36 @@ func testUpgrade(t *testing.T, dialect goose.Dialect, driver, dsn, url string) {
 			t.Errorf("tenant %s: %+v, %v", k.Tenant, tenant, err)
 		}
 	}
+}
+
+// A restart of the database that nobody asked anything meanwhile is not noticed,
+// although every connection is a dead one.
+func TestPostgresRestart(t *testing.T) {
+	server := pgtest.Start(t)
+	s := openOne(t, server.Database(t))
+	defer func() { _ = s.Close() }()
+	all := func(round string) {
+		t.Helper()
+		var wg sync.WaitGroup
+		for i := range 64 { // on every connection
+			wg.Go(func() {
+				if _, err := s.Sandboxes(t.Context(), bulkhead.Filter{}); err != nil {
+					t.Errorf("%s: list: %v", round, err)
+				}
+				if err := s.PutSandbox(t.Context(), storetest.Sandbox(fmt.Sprintf("i%s%d", round, i), "acme")); err != nil {
+					t.Errorf("%s: put: %v", round, err)
+				}
+				if _, err := s.LookupKey(t.Context(), [32]byte{byte(i)}); bulkhead.CodeOf(err) != bulkhead.CodeNotFound {
+					t.Errorf("%s: look up: %v", round, err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	all("before")
+	server.Down(t, "immediate")
+	server.Up(t)
+	all("after")
 }
 
 // What a crash of the database must not do: lose what was acknowledged, acknowledge
