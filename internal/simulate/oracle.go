@@ -8,35 +8,47 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/forecast"
 )
 
-// Oracle is the best that can be done by who knows every claim in advance: each
-// box becomes ready at the moment it is claimed, or as little before as the
-// builders allow. Nobody waits for more than the lease, and no schedule without
-// waits has less idle memory. It may begin before the trace does.
+// Oracle is the best that can be done by who knows every claim in advance, with
+// the same builders and the same times as every policy, and with no more idle
+// memory than any that waits as little: each box becomes ready at the moment it is
+// claimed, or as little before as the builders allow. It begins with the trace, as
+// the policies do; so the first claims may wait, and nobody else does.
 //
 // Seen backwards in time, claims are jobs of equal length that builders take in
-// the order they come, each as soon as one is free.
+// the order they come, each as soon as one is free. What would begin before the
+// trace begins with it, and pushes those after it back as far as it must.
 func Oracle(tr *Trace, p Params) *Result {
 	r := newResult("oracle", tr)
 	build := int64(p.Create + p.Restore)
-	var idle int64
 	starts := make([]int64, len(tr.Arrivals))
 	for i := len(tr.Arrivals) - 1; i >= 0; i-- {
-		at := int64(tr.Arrivals[i].At)
-		ready := at
+		ready := int64(tr.Arrivals[i].At)
 		if next := i + p.Builders; next < len(starts) {
 			ready = min(ready, starts[next])
 		}
 		starts[i] = ready - build
+	}
+	var idle int64
+	var waits []int64
+	for i, a := range tr.Arrivals {
+		starts[i] = max(starts[i], 0)
+		if last := i - p.Builders; last >= 0 {
+			starts[i] = max(starts[i], starts[last]+build)
+		}
+		at, ready := int64(a.At), starts[i]+build
+		if ready > at {
+			r.claim(at, forecast.KindNew)
+			waits = append(waits, ready-at+int64(p.Lease))
+			continue
+		}
+		r.claim(at, forecast.KindWarm)
 		idle += at - ready
 		r.timeline.idle(ready, at, p.WarmMB)
-	}
-	for _, a := range tr.Arrivals {
-		r.claim(int64(a.At), forecast.KindWarm)
 	}
 	r.Created, r.Restored = r.Requests, r.Requests
 	r.IdleWarm = float64(idle) / 1e9 * p.WarmMB
 	r.Templates = make([]TemplateResult, len(tr.Templates))
-	r.setWaits(nil, p.Costs)
+	r.setWaits(waits, p.Costs)
 	return r
 }
 

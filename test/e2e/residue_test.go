@@ -131,7 +131,7 @@ func (l *load) fresh(ctx context.Context, sb *client.Sandbox) {
 	}
 }
 
-// await waits a while for a box that is warm, so that half of the sandboxes come
+// await waits a while for a box that is warm, so that a third of the sandboxes come
 // from the pool however slow the host is.
 func (l *load) await(ctx context.Context) {
 	for range 100 {
@@ -156,7 +156,7 @@ func (l *load) run(ctx context.Context, from, to int) {
 				}
 				l.up.RLock()
 				l.up.RUnlock() //nolint:staticcheck // only to wait
-				if i%2 == 0 {
+				if i%3 == 0 {
 					l.await(ctx)
 				}
 				ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
@@ -209,6 +209,7 @@ func TestResidue(t *testing.T) {
 			case <-time.After(10 * time.Millisecond): // the clients tell of nothing by themselves
 			}
 		}
+		t.Logf("after %s: %d made; the server is killed", time.Since(began).Round(time.Second), l.made.Load())
 		if err := s.kill(); err != nil {
 			t.Fatal(err)
 		}
