@@ -16,6 +16,10 @@ type poolState struct {
 	Warm     int    `json:"warm"`
 	Cold     int    `json:"cold"`
 	Making   int    `json:"making"`
+	Target   struct {
+		Warm int `json:"warm"`
+		Cold int `json:"cold"`
+	} `json:"target"`
 }
 
 // pin sets how many boxes of the interpreter's template wait, and waits until
@@ -24,15 +28,21 @@ func (o options) pin(ctx context.Context, warm, cold int) error {
 	if err := o.patch(ctx, map[string]any{"pin": map[string]int{"warm": warm, "cold": cold}}); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	return o.settled(ctx)
+}
+
+// settled waits until as many boxes wait as should and nothing is being made, so
+// that each measurement finds the pool full.
+func (o options) settled(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	for {
 		p, err := o.pool(ctx)
 		if err != nil {
 			return err
 		}
-		if p.Warm == warm && p.Cold == cold && p.Making == 0 {
-			pause(ctx, time.Second) // what a new box still does by itself
+		if p.Warm == p.Target.Warm && p.Cold == p.Target.Cold && p.Making == 0 {
+			pause(ctx, 200*time.Millisecond) // what a new box still does by itself
 			return ctx.Err()
 		}
 		pause(ctx, 50*time.Millisecond)

@@ -33,7 +33,7 @@ func stages(ctx context.Context, o options, r *report) error {
 				err = drop(ctx, c, sb.ID())
 			}
 			failed.note(0, err)
-			wait(ctx)
+			failed.note(0, o.settled(ctx))
 		}
 		if failed.firstErr != nil {
 			return failed.firstErr

@@ -76,7 +76,7 @@ func lifecycle(ctx context.Context, o options, r *report) error {
 	}
 	first := func(code string) sample {
 		return measure(ctx, o.n, func(ctx context.Context) (time.Duration, error) {
-			defer wait(ctx)
+			defer func() { _ = o.settled(ctx) }() // else the next create says so
 			return firstResult(ctx, c, request(interpreter), code)
 		})
 	}
@@ -90,7 +90,7 @@ func lifecycle(ctx context.Context, o options, r *report) error {
 		if err != nil {
 			return took, err
 		}
-		defer wait(ctx)
+		defer func() { _ = o.settled(ctx) }() // else the next create says so
 		return took, drop(ctx, c, sb.ID())
 	})
 	docker := map[string]sample{}
@@ -155,9 +155,6 @@ func firstResult(ctx context.Context, c *client.Client, req bulkhead.CreateReque
 	}
 	return took, errors.Join(err, drop(ctx, c, sb.ID()))
 }
-
-// wait lets the pool refill, so that each measurement finds it full.
-func wait(ctx context.Context) { pause(ctx, 700*time.Millisecond) }
 
 // roundTrips measures calls into a sandbox that runs.
 func roundTrips(ctx context.Context, o options, r *report) error {

@@ -61,7 +61,7 @@ func interactive(ctx context.Context, o options, r *report) error {
 					s.note(0, drop())
 				}
 				drops = nil
-				wait(ctx)
+				s.note(0, o.settled(ctx))
 			} else if mode.apart > 0 {
 				pause(ctx, mode.apart)
 			}

@@ -9,8 +9,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/api"
+	"github.com/bulkheadhq/bulkhead/internal/trace"
 )
 
 func TestHonestAboutWhatIsMissing(t *testing.T) {
@@ -231,5 +234,22 @@ func BenchmarkGet(b *testing.B) {
 		if r := bench.call("GET /sandboxes/"+id, ""); r.status != 200 {
 			b.Fatalf("%d %s", r.status, r.body)
 		}
+	}
+}
+
+// An answer that went well tells its client where the time went; a refusal tells
+// nothing of the kind.
+func TestServerTiming(t *testing.T) {
+	tracer, err := trace.New(prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := newBench(t, func(c *api.Config) { c.Tracer = tracer })
+	got := b.call("GET /v2/sandboxes", "")
+	if h := got.header.Get("Server-Timing"); !strings.HasPrefix(h, "key;dur=") || !strings.Contains(h, ", all;dur=") {
+		t.Errorf("Server-Timing: %q", h)
+	}
+	if h := b.callAs("", "GET /v2/sandboxes", "").header.Get("Server-Timing"); h != "" {
+		t.Errorf("a refusal tells its stages: %q", h)
 	}
 }
