@@ -1,0 +1,231 @@
+// Command quota measures, on this machine and in one run, what it costs to decide
+// who may have how much and to put that in force: a decision in a book with 10,000
+// bookings of 1,000 tenants, alone, with claims that wait and with every core
+// deciding; then the binding of a box's limits and egress on this host, which takes
+// root. It writes OUT/quota.json in the form of the other suites.
+//
+//	quota [-out DIR] [-n N]
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/bench/results"
+	"github.com/bulkheadhq/bulkhead/internal/cgroup"
+	"github.com/bulkheadhq/bulkhead/internal/host"
+	"github.com/bulkheadhq/bulkhead/internal/netslot"
+	"github.com/bulkheadhq/bulkhead/internal/quota"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "bench/quota:", err)
+		os.Exit(1) //nolint:forbidigo // this is main
+	}
+}
+
+func run(ctx context.Context, args []string, stdout io.Writer) error {
+	f := flag.NewFlagSet("quota", flag.ContinueOnError)
+	out := f.String("out", "bench/out", "folder for results")
+	n := f.Int("n", 50_000, "decisions of each figure, 1000 to 10000000")
+	binds := f.Int("binds", 300, "bindings of each figure, 10 to 100000")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	if *n < 1000 || *n > 10_000_000 || *binds < 10 || *binds > 100_000 {
+		return fmt.Errorf("-n is %d and -binds is %d; they must be between 1000 and 10000000 and between 10 and 100000", *n, *binds)
+	}
+	r := results.New("quota", stdout)
+	r.Printf("\n== quota (%d cores, %d decisions a figure)\n", runtime.NumCPU(), *n)
+	if err := decisions(r, *n); err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		r.Printf("   not root: what binding limits takes is left out\n")
+	} else if err := bindings(ctx, r, *binds); err != nil {
+		return err
+	}
+	return r.Write(*out) //nolint:wrapcheck // it names the file
+}
+
+// row is the percentiles of the times that something took, in unit.
+func row(name string, took []time.Duration, unit time.Duration, symbol string, failures int) results.Row {
+	slices.Sort(took)
+	at := func(p int) float64 { return float64(took[min(len(took)-1, len(took)*p/100)]) / float64(unit) }
+	return results.Row{Name: name, P50: at(50), P95: at(95), P99: at(99), Unit: symbol, N: len(took), Failures: failures}
+}
+
+const (
+	bookings = 10_000
+	tenants  = 1000
+)
+
+// crowd is a request of one of the tenants, each of which may have 12 sandboxes.
+func crowd(tenant int) quota.Request {
+	return quota.Request{
+		Tenant: fmt.Sprintf("tenant-%d", tenant%tenants), Defaults: bulkhead.DefaultLimits(), TTL: time.Minute,
+		Tier: bulkhead.Tier{Name: "free", Multiplier: 0.5, Priority: 1, Quota: bulkhead.Quota{
+			Sandboxes: bookings/tenants + 2, CPU: 1000, MemoryMB: 1 << 30, DiskMB: 1 << 40,
+			CreatesPerSecond: 1e6, CPUSecondsPerDay: 1e9, GBHoursPerDay: 1e9,
+		}},
+	}
+}
+
+// crowded returns a book with all bookings, and waiting claims beyond them that the
+// tenants' own limits, or the host, hold up.
+func crowded(waiting int, byHost bool) (*quota.Book, error) {
+	now := time.Now()
+	b := quota.New(quota.Config{MaxWaiting: 10_000, Share: 0.15, DiskShare: 0.05})
+	const none = quota.Unlimited
+	most := quota.Amounts{none, none, none, none}
+	if byHost {
+		// Room for the bookings and those that are measured, and for nothing larger.
+		most[quota.Memory] = 76 * (bookings + 4)
+	}
+	b.See(now, quota.Host{Most: most, Free: quota.Amounts{none, none, none, none}})
+	for i := range bookings {
+		if _, err := b.Offer(now, crowd(i)); err != nil {
+			return nil, fmt.Errorf("fill the book: %w", err)
+		}
+	}
+	for i := range waiting {
+		r := crowd(i)
+		r.WaitOwn, r.WaitHost = true, true
+		if byHost {
+			r.Asked.MemoryMB = 64 << 10
+		} else {
+			r.Tier.Quota.Sandboxes = bookings / tenants
+		}
+		if _, err := b.Offer(now, r); err != nil {
+			return nil, fmt.Errorf("fill the queue: %w", err)
+		}
+	}
+	return b, nil
+}
+
+// decisions measures reservations and their returns.
+func decisions(r *results.Report, n int) error {
+	for _, c := range []struct {
+		name    string
+		waiting int
+		byHost  bool
+		at      int // at once
+	}{
+		{"decision, 10,000 bookings of 1,000 tenants", 0, false, 1},
+		{"decision, every core at it", 0, false, runtime.NumCPU()},
+		{"decision, 500 claims wait for their tenants", 500, false, 1},
+		{"decision or refusal, 200 claims wait for the host", 200, true, 1},
+	} {
+		b, err := crowded(c.waiting, c.byHost)
+		if err != nil {
+			return err
+		}
+		var offers, returns []time.Duration
+		var failures int
+		var mu sync.Mutex
+		var deciders sync.WaitGroup
+		for d := range c.at {
+			deciders.Go(func() {
+				mine, back := make([]time.Duration, 0, n/c.at), make([]time.Duration, 0, n/c.at)
+				failed := 0
+				for i := range n / c.at {
+					req := crowd(500 + (i+d*37)%(tenants-500))
+					began := time.Now()
+					k, err := b.Offer(began, req)
+					mine = append(mine, time.Since(began))
+					if err != nil {
+						if !c.byHost { // there what comes free is kept for who waits
+							failed++
+						}
+						continue
+					}
+					began = time.Now()
+					k.Return(began)
+					back = append(back, time.Since(began))
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				offers, returns, failures = append(offers, mine...), append(returns, back...), failures+failed
+			})
+		}
+		deciders.Wait()
+		r.Add(row(c.name, offers, time.Microsecond, "µs", failures), nil)
+		if len(returns) > 0 {
+			r.Add(row("   its return", returns, time.Microsecond, "µs", 0), nil)
+		}
+	}
+	return nil
+}
+
+// bindings measures how long limits and egress take to be in force for a box that
+// waits, as they must be when it is leased.
+func bindings(ctx context.Context, r *results.Report, n int) (err error) {
+	dir, err := os.MkdirTemp("", "bulkhead-bench-quota-")
+	if err != nil {
+		return fmt.Errorf("make folder: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	layout, err := cgroup.Detect()
+	if err != nil {
+		return fmt.Errorf("find cgroups: %w", err)
+	}
+	groups, err := cgroup.New(cgroup.Config{Layout: layout, Root: "/bulkhead-bench-quota"})
+	if err != nil {
+		return fmt.Errorf("open cgroups: %w", err)
+	}
+	defer func() { err = errors.Join(err, groups.Close()) }()
+	slots, err := netslot.New(netslot.Config{Dir: filepath.Join(dir, "netns"), Name: "bhquota", Prefix: netip.MustParsePrefix("10.215.0.0/24")})
+	if err != nil {
+		return fmt.Errorf("open network slots: %w", err)
+	}
+	defer func() { err = errors.Join(err, slots.Close()) }()
+	parts := &host.Parts{Slots: slots, Groups: groups, Overhead: cgroup.Extra{PidsOverhead: 512, MemoryOverheadMB: 64}}
+	part, err := parts.Acquire(ctx, bulkhead.DefaultLimits())
+	if err != nil {
+		return fmt.Errorf("make a part: %w", err)
+	}
+	defer func() { err = errors.Join(err, part.Release(context.WithoutCancel(ctx))) }()
+	for _, c := range []struct {
+		name  string
+		limit func(i int, l *bulkhead.Limits)
+	}{
+		{"bind: the template's own limits", func(int, *bulkhead.Limits) {}},
+		{"bind: other CPU, memory and processes", func(i int, l *bulkhead.Limits) {
+			l.CPU, l.MemoryMB, l.Pids = 0.5+float64(i%2), 256+256*int64(i%3), 64+int64(i%5)
+		}},
+		{"bind: other bandwidth, too", func(i int, l *bulkhead.Limits) {
+			l.CPU, l.BandwidthKbps = 0.5+float64(i%2), 10_000+1000*int64(i%3)
+		}},
+	} {
+		took, failures := make([]time.Duration, 0, n), 0
+		var first error
+		for i := range n {
+			l := bulkhead.DefaultLimits()
+			c.limit(i, &l)
+			began := time.Now()
+			err := part.Bind(ctx, l, bulkhead.Egress{Internet: true})
+			took = append(took, time.Since(began))
+			if err != nil {
+				failures++
+				first = err
+			}
+		}
+		r.Add(row(c.name, took, time.Millisecond, "ms", failures), first)
+	}
+	return nil
+}
