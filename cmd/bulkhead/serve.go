@@ -294,6 +294,9 @@ func newDriver(cfg *config.Config, parts *host.Parts) (d driver, runtime string,
 	if err != nil {
 		return nil, "", err //nolint:wrapcheck // names the program
 	}
+	if err := bundled.Prune(runtimeFolder(cfg.Data), bin); err != nil {
+		return nil, "", fmt.Errorf("remove earlier runtimes: %w", err)
+	}
 	d, err = gvisor.New(gvisor.Config{Dir: dir, Runsc: filepath.Join(bin, bundled.Runsc), Cgroup: group})
 	return d, digest, err //nolint:wrapcheck // the caller does
 }

@@ -68,6 +68,22 @@ func Install(dir, program string) (path, digest string, err error) {
 	return path, digest, nil
 }
 
+// Prune removes what earlier versions installed in dir, and what they left half
+// done; current is the folder that stays. Programs that run go on.
+func Prune(dir, current string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("list programs: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if path := filepath.Join(dir, e.Name()); path != current {
+			errs = append(errs, os.RemoveAll(path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func read(program string) ([]byte, error) {
 	data, err := bin.ReadFile("bin/" + program)
 	if errors.Is(err, fs.ErrNotExist) {

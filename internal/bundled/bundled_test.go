@@ -39,7 +39,10 @@ func TestInstall(t *testing.T) {
 			if mended, err := os.Stat(filepath.Join(path, program)); err != nil || mended.Size() != st.Size() {
 				t.Errorf("over a damaged one: %v, %v", mended, err)
 			}
-			if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+			if err := errors.Join(os.Mkdir(filepath.Join(dir, "older"), 0o700), Prune(dir, path)); err != nil {
+				t.Error(err)
+			}
+			if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 || entries[0].Name() != filepath.Base(path) {
 				t.Errorf("folder: %v, %v", entries, err)
 			}
 		})
