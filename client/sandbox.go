@@ -175,6 +175,19 @@ func (c *Client) SetTimeout(ctx context.Context, id string, ttl time.Duration) e
 	return err
 }
 
+// SetNetwork replaces what a running sandbox may reach outside: internet opens
+// every public address, n says what else, and what not. When it returns the change
+// is in force, for open connections too.
+func (c *Client) SetNetwork(ctx context.Context, id string, internet bool, n bulkhead.Network) error {
+	const op = "set network"
+	if err := checkID(op, id); err != nil {
+		return err
+	}
+	r := request{op: op, method: http.MethodPut, path: "/sandboxes/" + id + "/network", body: wireNetwork{n, internet}}
+	_, err := c.call(ctx, r, nil)
+	return err
+}
+
 // Metrics returns the measurements of a sandbox from start to end, oldest first.
 // Zero times mean its whole life.
 func (c *Client) Metrics(ctx context.Context, id string, start, end time.Time) ([]bulkhead.Sample, error) {

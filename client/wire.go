@@ -55,6 +55,12 @@ func waitSeconds(d time.Duration) *float64 {
 	return &s
 }
 
+// wireNetwork replaces what a sandbox may reach.
+type wireNetwork struct {
+	bulkhead.Network
+	AllowInternet bool `json:"allow_internet_access"`
+}
+
 // wireTTL sets a time to live in seconds.
 type wireTTL struct {
 	Timeout int64 `json:"timeout"`

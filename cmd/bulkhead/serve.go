@@ -222,7 +222,7 @@ func (s *server) openHost(ctx context.Context) error {
 	if s.driver, runtime, err = newDriver(s.cfg, parts); err != nil {
 		return fmt.Errorf("open driver %s: %w", s.cfg.Driver, err)
 	}
-	snapshots, err := pool.OpenSnapshots(filepath.Join(s.cfg.Data, "snapshots"), guestDigest+runtime+processor())
+	snapshots, err := pool.OpenSnapshots(filepath.Join(s.cfg.Data, "snapshots"), guestDigest+runtime+processor()+s.cfg.Run) // a box is restored where it was
 	if err != nil {
 		return fmt.Errorf("open snapshots: %w", err)
 	}

@@ -30,6 +30,19 @@ func TestPackets(t *testing.T) {
 			}
 		}
 	}
+	// Behind a flood the next packet waits for a moment, not for minutes.
+	must(t, s.SetBandwidth(1_000_000, 100))
+	echo(t, l.world, worldPublic+":80")
+	flood(t, s.Path(), l.world, worldOther+":9")
+	var err error
+	for range 3 { // the first may be lost, and waits for a second
+		if _, err = ask(s.Path(), "udp4", worldPublic+":80"); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		t.Errorf("behind a flood: %v", err)
+	}
 	must(t, s.SetBandwidth(40_000, 100_000))
 	if got := throughput(t, l.host, s.Path(), s.Addr().String(), false) / 40_000; got < 0.6 || got > 1.3 {
 		t.Errorf("large packets go at %.2f of the bandwidth", got)

@@ -136,16 +136,27 @@ func (a *Allocator) setBucket(link int, kbps, pps int64) error {
 		Limit:  uint32(burst + queue),                                                     //nolint:gosec // at most 320 MiB
 		Buffer: netlink.Xmittime(rate, uint32(burst)),                                     //nolint:gosec // at most 64 MiB
 	}
-	q := rootQdisc(link)
-	req := nl.NewNetlinkRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK)
-	req.Sockets = a.tc
-	req.AddData(&nl.TcMsg{Family: nl.FAMILY_ALL, Ifindex: int32(link), Handle: q.Handle, Parent: q.Parent}) //nolint:gosec // the kernel's
-	req.AddData(nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated("tbf")))
 	options := nl.NewRtAttr(nl.TCA_OPTIONS, nil)
 	options.AddRtAttr(nl.TCA_TBF_PARMS, opt.Serialize())
 	if rate > math.MaxUint32 {
 		options.AddRtAttr(nl.TCA_TBF_RATE64, nl.Uint64Attr(rate))
 	}
+	if err := a.putQdisc(rootQdisc(link), "tbf", options); err != nil || pps == 0 {
+		return err
+	}
+	// The bucket's own queue counts bytes: of small packets it would hold what
+	// takes minutes to send.
+	packets := max(min(uint64(pps)/20, queue/1500), 20) //nolint:gosec // checked range
+	inner := netlink.QdiscAttrs{LinkIndex: link, Handle: netlink.MakeHandle(2, 0), Parent: netlink.MakeHandle(1, 1)}
+	return a.putQdisc(inner, "pfifo", nl.NewRtAttr(nl.TCA_OPTIONS, nl.Uint32Attr(uint32(packets)))) //nolint:gosec // at most 2^18
+}
+
+// putQdisc makes a queue or changes one that is there.
+func (a *Allocator) putQdisc(q netlink.QdiscAttrs, kind string, options nl.NetlinkRequestData) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK)
+	req.Sockets = a.tc
+	req.AddData(&nl.TcMsg{Family: nl.FAMILY_ALL, Ifindex: int32(q.LinkIndex), Handle: q.Handle, Parent: q.Parent}) //nolint:gosec // the kernel's
+	req.AddData(nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated(kind)))
 	req.AddData(options)
 	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
 	return err //nolint:wrapcheck // the caller says what it did

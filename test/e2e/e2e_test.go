@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -30,6 +31,9 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/cli"
 	"github.com/bulkheadhq/bulkhead/internal/testenv"
 )
+
+// driverName says what isolates the sandboxes of the run.
+var driverName = flag.String("driver", "gvisor", "driver of the server: gvisor or runc")
 
 var compatFile = flag.String("compat", "", "write the compatibility table to this file of the repository")
 
@@ -88,6 +92,7 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, "---- server log ----\n"+tail(shared.log.String(), 200))
 		}
 	}
+	closeWorld()
 	os.Exit(code)
 }
 
@@ -110,11 +115,18 @@ func serve(t *testing.T) *server {
 	t.Helper()
 	bin, data := need(t)
 	sharedOnce.Do(func() {
+		if sharedErr = openWorld(); sharedErr != nil {
+			return
+		}
 		shared = &server{data: data, run: "/run/bulkhead-test"}
 		sharedErr = shared.start(bin)
 	})
 	if sharedErr != nil {
-		t.Fatalf("start server: %v\n%s", sharedErr, shared.log)
+		log := ""
+		if shared != nil {
+			log = shared.log.String()
+		}
+		t.Fatalf("start server: %v\n%s", sharedErr, log)
 	}
 	return shared
 }
@@ -138,7 +150,8 @@ func (s *server) start(bin string, args ...string) error {
 	s.log = &lockedBuffer{}
 	s.cmd = exec.Command(bin, append([]string{
 		"serve", "--data", s.data, "--run", s.run, "--listen", s.http, "--listen-tls", s.tls, "--domain", domain,
-		"--log-level=debug", "--reserve-disk-mb=500",
+		"--log-level=debug", "--reserve-disk-mb=500", "--driver", *driverName,
+		"--nameserver", worldDNS, "--open-private", worldNet, "--max-connections", strconv.Itoa(maxConns),
 	}, args...)...)
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	if err := s.cmd.Start(); err != nil {

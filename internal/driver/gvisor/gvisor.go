@@ -63,6 +63,9 @@ func New(cfg Config) (*Driver, error) {
 		"--root=" + d.root,
 		"--platform=systrap",
 		"--network=sandbox",
+		// Without, a sentry would hold capabilities and the user that files have, for
+		// its gofer's sake. It has one file of the host, envd.
+		"--directfs=false",
 		// The group is made and filled by us; see oci.Runtime.
 		"--ignore-cgroups",
 		// The annotation on each bundle says where the root's upper layer goes;

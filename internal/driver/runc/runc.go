@@ -22,6 +22,7 @@ import (
 	"sync"
 
 	"github.com/moby/profiles/seccomp"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/bulkheadhq/bulkhead"
@@ -103,6 +104,14 @@ func (d *Driver) Create(ctx context.Context, spec pool.BoxSpec) (err error) {
 	s := oci.Spec(spec)
 	s.Linux.Resources = oci.Resources(spec.Limits)
 	s.Linux.Resources.Devices = oci.Devices()
+	// The kernel is the host's: what it lets root set is not the box's. And the box
+	// may read its own cgroup, for envd to see a limit coming.
+	s.Linux.ReadonlyPaths = append(s.Linux.ReadonlyPaths, "/proc/sys")
+	s.Linux.MaskedPaths = append(s.Linux.MaskedPaths, "/proc/asound", "/proc/interrupts", "/sys/devices/virtual/powercap")
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	s.Mounts = append(s.Mounts, specs.Mount{
+		Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"},
+	})
 	// Only with CAP_SYS_RESOURCE could a box have more than the server itself.
 	var own unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err == nil {

@@ -262,11 +262,15 @@ func (p *process) ending() *processpb.ProcessEvent_EndEvent {
 	return end
 }
 
+// fullShare is the part of a disk that may be left of one that is full: not every
+// file system gives its last blocks away.
+const fullShare = 1024
+
 // diskFull says that nothing more can be written below path: a program that
 // failed just now most likely failed for it, whatever it printed.
 func diskFull(path string) (bulkhead.End, bool) {
 	var fs syscall.Statfs_t
-	if err := syscall.Statfs(path, &fs); err != nil || fs.Blocks == 0 || fs.Bavail > 0 {
+	if err := syscall.Statfs(path, &fs); err != nil || fs.Blocks == 0 || fs.Bavail > fs.Blocks/fullShare {
 		return bulkhead.End{}, false
 	}
 	size := int64(fs.Blocks) * fs.Bsize //nolint:gosec // less than 2^63

@@ -287,7 +287,8 @@ func (p *process) relayEnd(ctx context.Context, send func(*processpb.ProcessEven
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if _, limited := ctx.Deadline(); limited && p.end.GetCause() == string(bulkhead.CauseTimeLimit) {
+	fate := p.fate.Load() // a limit of the box's is told like any other end
+	if _, limited := ctx.Deadline(); limited && fate != nil && fate.Cause == bulkhead.CauseTimeLimit && p.end.GetCause() == string(bulkhead.CauseTimeLimit) {
 		<-ctx.Done()
 		return ctx.Err()
 	}

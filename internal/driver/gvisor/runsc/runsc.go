@@ -6,6 +6,7 @@ package runsc
 
 import (
 	"encoding/json"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 	"gvisor.dev/gvisor/runsc/cli/maincli"
 	"gvisor.dev/gvisor/runsc/specutils"
 
@@ -42,24 +44,23 @@ func Main() {
 
 // tellSize makes a sentry tell its box the box's own size. runsc would read
 // memory and CPUs from the cgroup it makes; since the group is ours and runsc is
-// told to ignore cgroups, it would tell the host's. The bundle has the limits.
+// told to ignore cgroups, it would tell the host's. The bundle has the limits; a
+// sentry is given it open, since it is nobody who may read the file.
 func tellSize(args []string) []string {
 	boot := slices.Index(args, "boot")
 	if boot < 0 {
 		return args
 	}
-	var bundle string
+	fd := -1
 	for _, a := range args[boot:] {
-		if v, ok := strings.CutPrefix(a, "--bundle="); ok {
-			bundle = v
+		if v, ok := strings.CutPrefix(a, "--spec-fd="); ok {
+			if n, err := strconv.Atoi(v); err == nil {
+				fd = n
+			}
 		}
 	}
-	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
-	if err != nil {
-		return args
-	}
 	var spec specs.Spec
-	if json.Unmarshal(data, &spec) != nil || spec.Linux == nil || spec.Linux.Resources == nil {
+	if json.NewDecoder(io.NewSectionReader(descriptor(fd), 0, maxSpec)).Decode(&spec) != nil || spec.Linux == nil || spec.Linux.Resources == nil {
 		return args
 	}
 	if m := spec.Linux.Resources.Memory; m != nil && m.Limit != nil {
@@ -74,6 +75,24 @@ func tellSize(args []string) []string {
 		args = set(args, boot, "--cpu-num", strconv.Itoa(cpus))
 	}
 	return args
+}
+
+// maxSpec bounds a bundle, in bytes.
+const maxSpec = 16 << 20
+
+// descriptor reads a file that stays open and whose position is another's.
+type descriptor int
+
+// ReadAt implements [io.ReaderAt].
+func (d descriptor) ReadAt(p []byte, off int64) (int, error) {
+	n, err := unix.Pread(int(d), p, off)
+	switch {
+	case err != nil:
+		return 0, err
+	case n < len(p):
+		return n, io.EOF
+	}
+	return n, nil
 }
 
 // set gives a flag after position at the value, replacing one that is there.
