@@ -48,54 +48,6 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// A server that is killed while it makes sandboxes leaves orphans; the next one
-// reaps them, and its books are right.
-func TestCrashWhileCreating(t *testing.T) {
-	bin, _ := need(t)
-	s := serve(t)
-	for range 6 {
-		go func() {
-			_, _ = s.client.Create(t.Context(), bulkhead.CreateRequest{Template: "base", TTL: time.Minute, Metadata: map[string]string{"crash": "creating"}})
-		}()
-	}
-	<-time.After(150 * time.Millisecond) // somewhere in the middle of it
-	if err := s.kill(); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.start(bin); err != nil {
-		t.Fatal(err)
-	}
-	boxes := 0
-	for sb, err := range s.client.List(t.Context(), bulkhead.Filter{}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if sb.Metadata["crash"] != "creating" {
-			continue
-		}
-		boxes++
-		if err := s.client.Kill(t.Context(), sb.ID); err != nil {
-			t.Error(err)
-		}
-	}
-	t.Logf("%d sandboxes had been recorded", boxes)
-	<-time.After(time.Second) // their boxes are torn down in the background
-	running, err := os.ReadDir(s.run + "/gvisor/boxes")
-	if err != nil {
-		t.Fatal(err)
-	}
-	live := 0
-	for _, err := range s.client.List(t.Context(), bulkhead.Filter{}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		live++
-	}
-	if len(running) > live {
-		t.Errorf("%d boxes for %d sandboxes", len(running), live)
-	}
-}
-
 // Bad input gets a clear answer, and the server serves on.
 func TestBadInput(t *testing.T) {
 	s := serve(t)
