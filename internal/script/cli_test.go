@@ -51,6 +51,8 @@ func TestCommandLine(t *testing.T) {
 		{args: `script put greet ` + js, stdout: "greet version 1\n"},
 		{args: `script put greet ` + ts, stdout: "greet version 2\n"},
 		{args: `script run --script greet --at 1 -i {"name":"store"}`, stdout: "\"hello store\"\n", stderr: "working\n"},
+		{args: `script run greet -i {"a":1}`, stdout: "2\n"},
+		{args: `script run nobody`, fail: `there is no script "nobody"`},
 		{args: `script ls`, stdout: "greet  2        typescript"},
 		{args: `script rm greet`},
 		{args: `script rm greet`, fail: `there is no script "greet"`},

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/url"
 	"os"
@@ -56,8 +57,8 @@ type Cmd struct {
 
 // RunCmd runs a script.
 type RunCmd struct {
-	File      string `arg:"" optional:"" help:"File with the program, - for standard input." placeholder:"FILE"`
-	Script    string `help:"Name of a stored script, instead of a file." placeholder:"NAME"`
+	File      string `arg:"" optional:"" help:"File with the program, - for standard input; or the name of a stored script, where there is no such file." placeholder:"FILE"`
+	Script    string `help:"Name of a stored script, also where there is a file of that name." placeholder:"NAME"`
 	Version   int    `name:"at" help:"Version of the stored script; the newest by default." placeholder:"N"`
 	Code      string `short:"e" help:"The program itself, instead of a file." placeholder:"CODE"`
 	TS        bool   `name:"ts" help:"The program is TypeScript. Files named .ts are."`
@@ -120,7 +121,10 @@ func (c *RunCmd) request(stdin io.Reader) (*script.Request, error) {
 	}
 	if c.File != "" {
 		code, err := readFile(c.File, stdin)
-		if err != nil {
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && filepath.Base(c.File) == c.File && filepath.Ext(c.File) == "":
+			req.Script = c.File // no file, so that it is the name of a stored one
+		case err != nil:
 			return nil, err
 		}
 		req.Code = code

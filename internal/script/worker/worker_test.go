@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -251,9 +252,9 @@ func TestPoolLeavesNothing(t *testing.T) {
 // TestPoolSweeps finds what a server that was killed has left.
 func TestPoolSweeps(t *testing.T) {
 	testenv.Need(t, "root")
-	_, err := os.Stat(cgroup1Root + "/memory.limit_in_bytes")
-	testenv.Have(t, "cgroup1", err == nil, "no memory controller of cgroup version 1")
-	left := cgroup1Root + ownGroup("memory") + "/bulkhead-test-sweep-999999999-3"
+	groups, err := newCgroups("bulkhead-test-sweep")
+	testenv.Have(t, "memory controller", err == nil, fmt.Sprint(err))
+	left := groups.dir + "/bulkhead-test-sweep-999999999-3"
 	if err := os.Mkdir(left, 0o755); err != nil {
 		t.Fatal(err)
 	}
