@@ -23,44 +23,44 @@ type scripts struct {
 }
 
 // openScripts puts it together.
-func (sv *server) openScripts(ctx context.Context, registry *prometheus.Registry) (s *scripts, err error) {
-	s = &scripts{}
-	cfg, log := sv.cfg, sv.log
+func (s *server) openScripts(ctx context.Context, registry *prometheus.Registry) (sc *scripts, err error) {
+	sc = &scripts{}
+	cfg, log := s.cfg, s.log
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.close())
+			err = errors.Join(err, sc.close())
 		}
 	}()
-	if s.store, err = script.OpenSQLite(ctx, filepath.Join(cfg.Data, "scripts.db")); err != nil {
-		return s, fmt.Errorf("open scripts' store: %w", err)
+	if sc.store, err = script.OpenSQLite(ctx, filepath.Join(cfg.Data, "scripts.db")); err != nil {
+		return sc, fmt.Errorf("open scripts' store: %w", err)
 	}
 	e, err := engine.New()
 	if err != nil {
-		return s, fmt.Errorf("open JavaScript engine: %w", err)
+		return sc, fmt.Errorf("open JavaScript engine: %w", err)
 	}
 	// Whoever the guard lets in finds a worker.
 	workers, err := worker.New(worker.Config{
-		Root: filepath.Join(cfg.Run, "scripts"), Max: max(cfg.MaxConcurrent+4, 16), Log: log,
+		Root: filepath.Join(cfg.Run, "scripts"), Max: min(max(cfg.MaxConcurrent+4, 16), 1024), HostOOM: s.guard.ReportOOM, Log: log,
 	})
 	if err != nil {
-		return s, fmt.Errorf("open workers: %w", err)
+		return sc, fmt.Errorf("open workers: %w", err)
 	}
 	conf := script.Config{
-		Engine: e, Pool: workers, Guard: sv.guard, Store: s.store, KeyValue: s.store, Tenant: scriptTenant(entitlements{sv.store}),
+		Engine: e, Pool: workers, Guard: s.guard, Store: sc.store, KeyValue: sc.store, Tenant: scriptTenant(entitlements{s.store}),
 		MaxResult: cfg.MaxResult, Log: log,
 	}
 	policy, err := newFetchPolicy(cfg)
 	if err != nil {
-		return s, err
+		return sc, err
 	}
 	if policy != nil {
 		conf.AllowFetch, conf.FetchClient = policy.allow, policy.client()
 	}
-	s.service, err = script.New(conf)
+	sc.service, err = script.New(conf)
 	if err != nil {
-		return s, fmt.Errorf("open script service: %w", err)
+		return sc, fmt.Errorf("open script service: %w", err)
 	}
-	return s, errors.Join(registry.Register(sv.guard), registry.Register(s.service))
+	return sc, errors.Join(registry.Register(s.guard), registry.Register(sc.service))
 }
 
 // scriptTenant says for whom a script runs, and what its tier lets it use.

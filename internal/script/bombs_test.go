@@ -151,8 +151,10 @@ func TestBombs(t *testing.T) {
 var honest = []struct{ code, want string }{
 	{`({total: [1, 2, 3].map(x => x * 2).reduce((a, b) => a + b, 0)})`, `{"total":12}`},
 	{`const words = "the quick brown fox".split(" "); words.map(w => w[0].toUpperCase() + w.slice(1)).join(" ")`, `"The Quick Brown Fox"`},
-	{`const m = new Map(); for (let i = 0; i < 200; i++) m.set(i % 7, (m.get(i % 7) || 0) + i); [...m.values()]`,
-		`[2842,2871,2900,2929,2758,2786,2814]`},
+	{
+		`const m = new Map(); for (let i = 0; i < 200; i++) m.set(i % 7, (m.get(i % 7) || 0) + i); [...m.values()]`,
+		`[2842,2871,2900,2929,2758,2786,2814]`,
+	},
 	{`[...(function* () { for (let i = 0; i < 50; i++) yield i * i })()].length`, `50`},
 }
 

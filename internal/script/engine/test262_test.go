@@ -64,7 +64,8 @@ func load262(root, path string) (program262, bool) {
 		p.full = source
 		return p, true
 	}
-	var strict, shells string
+	var strict string
+	var shells strings.Builder
 	if strings.Contains(flags, "onlyStrict") {
 		strict = "'use strict';\n"
 	}
@@ -73,15 +74,15 @@ func load262(root, path string) (program262, bool) {
 		dir = filepath.Join(dir, part)
 		if shell, err := os.ReadFile(filepath.Join(dir, "shell.js")); err == nil {
 			own, _, _ := strings.Cut(string(shell), "// file: test262-host.js") // what only SpiderMonkey's shell has
-			shells += own + "\n"
+			shells.WriteString(own + "\n")
 		}
 	}
 	own, end := len(meta.Includes) == 0, "\n;'completed'"
 	if strings.Contains(flags, "async") {
-		shells += asyncHead
+		shells.WriteString(asyncHead)
 		end, own = "\n;__settled", false
 	}
-	p.full = strict + "function reportCompare() {}\nvar $262 = { global: this };\n" + shells + source + end
+	p.full = strict + "function reportCompare() {}\nvar $262 = { global: this };\n" + shells.String() + source + end
 	if own {
 		p.small = strict + smallHead + source[strings.Index(source, "---*/")+5:] + end
 	}

@@ -267,6 +267,12 @@ func (g *group) kills() int64 {
 	return readControl(g.dir, "memory.oom_control", "oom_kill")
 }
 
+// byHost reports whether these kills were not for the group's own limit, which it
+// stayed below: then it was the limit of a group above, or the host's memory.
+func (g *group) byHost(kills int64) bool {
+	return g != nil && kills > 0 && g.limit > 0 && g.peak() < g.limit-g.limit/16
+}
+
 // remove removes the group; its process must be gone.
 func (g *group) remove() error {
 	if g == nil {

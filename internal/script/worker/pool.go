@@ -35,6 +35,9 @@ type Config struct {
 	UserBase int
 	// Wait is how long a run waits for a free worker. Default 10 s.
 	Wait time.Duration
+	// HostOOM, when set, is called when the kernel killed a worker for memory that
+	// was below its own limit: the host, or what the server may have of it, ran out.
+	HostOOM func()
 	// TimeZone is the TZ of the workers' environment, "" for the host's own.
 	TimeZone string
 	// Log may be nil.
@@ -188,7 +191,7 @@ func (p *Pool) fill(ctx context.Context) error {
 // newWorkerLocked names a worker that is to be started: its number is new, and
 // its user nobody else's now.
 func (p *Pool) newWorkerLocked() *worker {
-	w := &worker{id: p.next, ended: make(chan struct{})}
+	w := &worker{id: p.next, ended: make(chan struct{}), hostOOM: p.cfg.HostOOM}
 	p.next++
 	for p.slots[w.slot] {
 		w.slot++
@@ -343,8 +346,9 @@ func (p *Pool) leastIdle(c Class) int {
 		return 1
 	case ClassUnknown:
 		return min(2, p.cfg.Idle)
+	default:
+		return p.cfg.Idle
 	}
-	return p.cfg.Idle
 }
 
 // waitingLocked returns how many tasks wait for a worker.

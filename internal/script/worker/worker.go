@@ -44,7 +44,9 @@ type worker struct {
 	tail  tail
 	runs  int
 	ready ready
-	ended chan struct{} // closed when the process is gone
+	// hostOOM is called when the kernel killed it for want of memory elsewhere.
+	hostOOM func()
+	ended   chan struct{} // closed when the process is gone
 }
 
 // tail keeps the end of what is written to it.
@@ -382,8 +384,14 @@ func (w *worker) autopsy(ctx context.Context, req *runRequest, wall time.Duratio
 	<-w.ended
 	end := bulkhead.End{At: time.Now(), ExitCode: 137, Cause: bulkhead.CauseCrashed, Detail: "its worker ended"}
 	peak := max(0, w.group.peak()-w.base)
+	kills := w.group.kills()
 	switch {
-	case w.group.kills() > 0,
+	case w.group.byHost(kills):
+		end.Detail = "the host ran out of memory"
+		if w.hostOOM != nil {
+			w.hostOOM()
+		}
+	case kills > 0,
 		w.tail.contains("out of memory", "cannot allocate memory", "stack exceeds", "makeslice: len out of range"):
 		end.Cause, end.Limit, end.Peak = bulkhead.CauseMemoryLimit, limit, max(peak, limit)
 		end.Detail = fmt.Sprintf("it needed more than %d MiB", req.Limits.MemoryMB)

@@ -194,6 +194,31 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+// TestKilledByHost tells a worker's own limit from memory that was short above it:
+// the kernel kills in both cases.
+func TestKilledByHost(t *testing.T) {
+	p := newPool(t, Config{HostOOM: func() { t.Error("a program's own limit was taken for the host's memory") }})
+	out := do(t, p, `2n ** (2n ** 40n)`, func(task *Task) { task.Input.Limits.TimeMS = 60_000 })
+	if out.End.Cause != bulkhead.CauseMemoryLimit {
+		t.Errorf("its own limit: %v", out.End)
+	}
+	g, err := p.groups.make(1 << 20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := g.remove(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := g.setLimit(64 << 20); err != nil {
+		t.Fatal(err)
+	}
+	if !g.byHost(1) || g.byHost(0) {
+		t.Error("a kill in a group that uses nothing is the host's")
+	}
+}
+
 // TestConfinement looks at a worker from outside.
 func TestConfinement(t *testing.T) {
 	p := newPool(t, Config{Idle: 1})
