@@ -55,7 +55,7 @@ func (h *habit) ended(out *engine.Outcome) {
 		}
 		return
 	}
-	limited := out.End.Cause != bulkhead.CauseExited && out.End.Cause != bulkhead.CauseKilled
+	limited := limited(out)
 	if h.quick.Load() != (quick && !limited) { // seldom: the line of memory stays shared
 		h.quick.Store(quick && !limited)
 	}
@@ -64,6 +64,19 @@ func (h *habit) ended(out *engine.Outcome) {
 	}
 	if quick && !limited && h.outgrown.Load() {
 		h.outgrown.Store(false)
+	}
+}
+
+// limited reports whether a run hit a limit by its own doing: one that ran out of
+// time without having had much of the processor waited, or its host was busy.
+func limited(out *engine.Outcome) bool {
+	switch out.End.Cause {
+	case bulkhead.CauseExited, bulkhead.CauseKilled:
+		return false
+	case bulkhead.CauseTimeLimit:
+		return out.Usage.CPUMS > out.Usage.WallMS/2
+	default:
+		return true
 	}
 }
 

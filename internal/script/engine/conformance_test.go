@@ -40,7 +40,7 @@ func bare(source string) (got string) {
 	rt := goja.New()
 	rt.SetParserOptions(parser.WithDisableSourceMaps)
 	rt.SetMaxCallStackSize(int(DefaultLimits().Depth))
-	timer := time.AfterFunc(20*time.Second, func() { rt.Interrupt("too long") })
+	timer := time.AfterFunc(MostTimeMS*time.Millisecond, func() { rt.Interrupt("too long") })
 	defer timer.Stop()
 	program, err := bareCompile(source)
 	if err != nil {
@@ -86,7 +86,7 @@ func bare(source string) (got string) {
 // in-process run gave up, which it may always.
 func (e *Engine) guarded(t *testing.T, source string, lane Lane) (got string, moved bool) {
 	t.Helper()
-	limits := Limits{MemoryMB: 1024, TimeMS: 20_000, ResultBytes: 64 << 20}.Or(DefaultLimits())
+	limits := Limits{MemoryMB: 1024, TimeMS: MostTimeMS, ResultBytes: 64 << 20}.Or(DefaultLimits())
 	out := e.runSource(t, source, lane, Input{Limits: limits})
 	switch {
 	case out.Moved != "":

@@ -43,7 +43,7 @@ func TestSmallBuiltInsEnd(t *testing.T) {
 			// One program of all calls; where one of them moves it, one for each.
 			sources := []string{"const r = [];\n" + calls.String() + "r.length"}
 			for i := 0; i < len(sources); i++ {
-				alarm := time.AfterFunc(10*time.Second, func() {
+				alarm := time.AfterFunc(2*time.Minute, func() {
 					fmt.Fprintf(os.Stderr, "does not come back in process:\n%s\n", sources[i])
 					os.Exit(1)
 				})

@@ -72,7 +72,7 @@ const (
 	// rankMiddle is a quarter of that: workers that start, end or clean up while
 	// nobody waits for them.
 	rankMiddle
-	// rankBack is a fiftieth: runs that have become long.
+	// rankBack is an eighth: runs that have become long.
 	rankBack
 	// rankIdle is what nobody else wants: long runs of programs that hit a limit
 	// before.
@@ -80,7 +80,7 @@ const (
 )
 
 // part is one in how many parts of the kernel's default share a rank gets.
-var part = [...]int64{rankFront: 1, rankMiddle: 4, rankBack: 50}
+var part = [...]int64{rankFront: 1, rankMiddle: 4, rankBack: 8}
 
 // fullShare and fullWeight are the kernel's defaults for processor time.
 const (

@@ -135,7 +135,7 @@ func TestEnds(t *testing.T) {
 				if s.want == bulkhead.CauseTimeLimit {
 					task.Input.Limits.TimeMS = 1500
 				} else {
-					task.Input.Limits.TimeMS = 20_000
+					task.Input.Limits.TimeMS = engine.MostTimeMS
 				}
 			})
 			t.Logf("%v after %v, peak %d MiB", out.End, time.Since(begin), out.Usage.PeakBytes>>20)
@@ -163,9 +163,9 @@ func TestCallerGoesAway(t *testing.T) {
 	defer cancel()
 	out, err := p.Do(ctx, Task{
 		Source: `console.log("running"); for (;;);`,
-		Input:  engine.Input{Limits: engine.Limits{TimeMS: 60_000}.Or(engine.DefaultLimits()), Host: &host{logged: cancel}},
+		Input:  engine.Input{Limits: engine.Limits{TimeMS: engine.MostTimeMS}.Or(engine.DefaultLimits()), Host: &host{logged: cancel}},
 	})
-	if err != nil || out.End.Cause != bulkhead.CauseKilled || out.Usage.WallMS >= 60_000 {
+	if err != nil || out.End.Cause != bulkhead.CauseKilled || out.Usage.WallMS >= engine.MostTimeMS {
 		t.Errorf("outcome %+v, error %v", out, err)
 	}
 	if out := do(t, p, `1 + 1`, nil); string(out.Result) != "2" {
@@ -198,7 +198,7 @@ func TestBuild(t *testing.T) {
 // the kernel kills in both cases.
 func TestKilledByHost(t *testing.T) {
 	p := newPool(t, Config{HostOOM: func() { t.Error("a program's own limit was taken for the host's memory") }})
-	out := do(t, p, `2n ** (2n ** 40n)`, func(task *Task) { task.Input.Limits.TimeMS = 60_000 })
+	out := do(t, p, `2n ** (2n ** 40n)`, func(task *Task) { task.Input.Limits.TimeMS = engine.MostTimeMS })
 	if out.End.Cause != bulkhead.CauseMemoryLimit {
 		t.Errorf("its own limit: %v", out.End)
 	}
