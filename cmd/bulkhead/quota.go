@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/host"
 	"github.com/bulkheadhq/bulkhead/internal/node"
@@ -26,6 +28,42 @@ func (s *server) openBook() error {
 		return fmt.Errorf("look at the host: %w", err)
 	}
 	return nil
+}
+
+// bookMetrics shows the book's host side to Prometheus.
+type bookMetrics struct{ book *quota.Book }
+
+var (
+	bookedDesc = prometheus.NewDesc("bulkhead_quota_host",
+		"What the host can promise (capacity), expects to be used of that (booked) and has granted: sandboxes, cores, MiB.", []string{"resource", "sum"}, nil)
+	waitingDesc = prometheus.NewDesc("bulkhead_quota_waiting", "Requests that wait for a place.", nil, nil)
+	factorDesc  = prometheus.NewDesc("bulkhead_quota_load_factor", "What new sandboxes' sizes are multiplied with for the host's load.", nil, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (bookMetrics) Describe(to chan<- *prometheus.Desc) {
+	to <- bookedDesc
+	to <- waitingDesc
+	to <- factorDesc
+}
+
+// Collect implements [prometheus.Collector].
+func (m bookMetrics) Collect(to chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	h := m.book.Host()
+	for _, s := range []struct {
+		name string
+		bulkhead.Sums
+	}{{"capacity", h.Capacity}, {"booked", h.Booked}, {"granted", h.Granted}} {
+		gauge(bookedDesc, float64(s.Sandboxes), "sandboxes", s.name)
+		gauge(bookedDesc, s.CPU, "cpu", s.name)
+		gauge(bookedDesc, float64(s.MemoryMB), "memory", s.name)
+		gauge(bookedDesc, float64(s.DiskMB), "disk", s.name)
+	}
+	gauge(waitingDesc, float64(h.Waiting))
+	gauge(factorDesc, h.LoadFactor)
 }
 
 // diskShare is the least share of its disk that stays booked for a sandbox: most

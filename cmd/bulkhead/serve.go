@@ -335,6 +335,7 @@ func processor() string {
 // openEdges opens the API, the data plane and what they need.
 func (s *server) openEdges(ctx context.Context) error {
 	registry := prometheus.NewRegistry()
+	registry.MustRegister(bookMetrics{s.book})
 	tracer, err := trace.New(registry)
 	if err != nil {
 		return fmt.Errorf("open tracer: %w", err)

@@ -122,6 +122,52 @@ func TestScaledNotBelowUse(t *testing.T) {
 	}
 }
 
+// What a sandbox does not use is lent to others, and comes back when it uses it; its
+// own limit stays what it was granted.
+func TestLending(t *testing.T) {
+	w := newWorld(t)
+	most := unbounded
+	most[quota.Memory], most[quota.CPU] = 2000, 4000
+	w.limited(bulkhead.Tier{Name: "t", Multiplier: 1}, quota.Config{Share: 0.25, Settle: time.Nanosecond}, most)
+	n := w.node()
+	sb := w.create(n, request()) // 1024 MiB, 2 cores
+	part := w.parts.Part(sb.Box)
+	now := time.Now()
+	use := func(cpu time.Duration, memory int64) bulkhead.Sums {
+		now = now.Add(time.Second)
+		part.Use(pool.Usage{CPU: cpu, Memory: memory << 20})
+		n.Measure(now)
+		return n.Host().Booked
+	}
+	if b := n.Host().Booked; b.MemoryMB != 256 || b.CPU != 0.5 {
+		t.Errorf("at first %+v", b)
+	}
+	use(time.Second, 100)
+	if b := use(2*time.Second, 800); b.MemoryMB != 1024 || b.CPU != 1.3 {
+		t.Errorf("with 800 MiB and a core in use %+v", b)
+	}
+	a := w.create(n, request())
+	w.create(n, request())
+	if err := n.Kill(t.Context(), "t1", a.ID); err != nil {
+		t.Fatal(err)
+	}
+	for range 40 {
+		use(2*time.Second, 100)
+	}
+	if b := use(2*time.Second, 100); b.MemoryMB != 2*256 || b.CPU != 1 {
+		t.Errorf("long idle %+v", b)
+	}
+	if bound := part.Bound(); bound.MemoryMB != 1024 || bound.CPU != 2 {
+		t.Errorf("its limit became %+v", bound)
+	}
+	if err := n.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if b := n.Host().Booked; b != (bulkhead.Sums{}) {
+		t.Errorf("left: %+v", b)
+	}
+}
+
 // Who may wait gets the place of who ends; who does not, hears how long that is
 // expected to take.
 func TestWaitForAPlace(t *testing.T) {

@@ -40,20 +40,6 @@ func (b *Book) Host() bulkhead.HostState {
 	}
 }
 
-// Tenants returns the tenants that hold something or wait, sorted.
-func (b *Book) Tenants() []string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var out []string
-	for name, a := range b.accounts {
-		if a.used != (Amounts{}) || a.waiting > 0 {
-			out = append(out, name)
-		}
-	}
-	slices.Sort(out)
-	return out
-}
-
 // MaxWhatIf is how many sandboxes may be asked about at once.
 const MaxWhatIf = 100_000
 
