@@ -201,24 +201,26 @@ func bindings(ctx context.Context, r *results.Report, n int) (err error) {
 	}
 	defer func() { err = errors.Join(err, part.Release(context.WithoutCancel(ctx))) }()
 	for _, c := range []struct {
-		name  string
-		limit func(i int, l *bulkhead.Limits)
+		name   string
+		limit  func(i int, l *bulkhead.Limits)
+		egress func(i int) bool
 	}{
-		{"bind: the template's own limits", func(int, *bulkhead.Limits) {}},
-		{"bind: other CPU, memory and processes", func(i int, l *bulkhead.Limits) {
+		{"bind: CPU, memory and processes", func(i int, l *bulkhead.Limits) {
 			l.CPU, l.MemoryMB, l.Pids = 0.5+float64(i%2), 256+256*int64(i%3), 64+int64(i%5)
-		}},
-		{"bind: other bandwidth, too", func(i int, l *bulkhead.Limits) {
+		}, nil},
+		{"bind: bandwidth, too", func(i int, l *bulkhead.Limits) {
 			l.CPU, l.BandwidthKbps = 0.5+float64(i%2), 10_000+1000*int64(i%3)
-		}},
+		}, nil},
+		{"bind: egress alone, opened or closed", func(int, *bulkhead.Limits) {}, func(i int) bool { return i%2 == 0 }},
 	} {
 		took, failures := make([]time.Duration, 0, n), 0
 		var first error
 		for i := range n {
 			l := bulkhead.DefaultLimits()
 			c.limit(i, &l)
+			internet := c.egress == nil || c.egress(i)
 			began := time.Now()
-			err := part.Bind(ctx, l, bulkhead.Egress{Internet: true})
+			err := part.Bind(ctx, l, bulkhead.Egress{Internet: internet})
 			took = append(took, time.Since(began))
 			if err != nil {
 				failures++

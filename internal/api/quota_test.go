@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -159,6 +160,39 @@ func TestRefusalsHaveEvidence(t *testing.T) {
 			if r.status != code.HTTPStatus() || body.Code != r.status || r.header.Get("Retry-After") != "3" || cmp.Diff(&limit, body.Limit) != "" {
 				t.Errorf("%s, %s: %d %s, retry after %q", route, code, r.status, r.body, r.header.Get("Retry-After"))
 			}
+		}
+	}
+}
+
+// deadlines is a writer that keeps the deadlines that are set on it.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	set []time.Time
+}
+
+func (d *deadlines) SetReadDeadline(at time.Time) error {
+	d.set = append(d.set, at)
+	return nil
+}
+
+// A body must come in time; a request that waits for a place after that is not cut
+// off when the body's time is over.
+func TestBodyTimeIsTheBodysOnly(t *testing.T) {
+	b := newBench(t)
+	for body, want := range map[string]int{`{"template":"base","waitSeconds":60}`: 2, "": 0} {
+		method := http.MethodPost
+		if body == "" {
+			method = http.MethodGet
+		}
+		w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+		r := httptest.NewRequestWithContext(t.Context(), method, "/v1/sandboxes", strings.NewReader(body))
+		if body == "" {
+			r.Body = http.NoBody
+		}
+		r.Header.Set("X-API-KEY", b.key)
+		b.handler.ServeHTTP(w, r)
+		if w.Code/100 != 2 || len(w.set) != want || want > 0 && (w.set[0].IsZero() || !w.set[want-1].IsZero()) {
+			t.Errorf("%s: status %d, deadlines %v", method, w.Code, w.set)
 		}
 	}
 }

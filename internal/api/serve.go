@@ -127,9 +127,7 @@ func (s *Server) handleAct(pattern, scope, action string, serve endpoint) {
 			})
 			return
 		}
-		// Not every writer has deadlines; those in tests do not need them.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(BodyTime))
-		r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
+		r.Body = http.MaxBytesReader(w, timed(w, r), MaxBody)
 		if c.act != nil {
 			s.serveAct(w, r, c, serve)
 		} else if err := serve(w, r, c); err != nil {

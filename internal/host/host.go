@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,7 +47,8 @@ type part struct {
 	birth cgroup.Stat
 
 	mu       sync.Mutex
-	limits   bulkhead.Limits // in force
+	limits   bulkhead.Limits  // in force
+	egress   *bulkhead.Egress // in force; nil is not known
 	released bool
 }
 
@@ -160,12 +162,24 @@ func (p *part) Bind(_ context.Context, l bulkhead.Limits, e bulkhead.Egress) err
 		}
 	}
 	p.limits = l
+	if p.egress != nil && sameEgress(*p.egress, e) {
+		return nil // a transaction of the kernel's takes milliseconds
+	}
+	p.egress = nil
 	if err := p.slot.SetEgress(netslot.Egress{
 		Internet: e.Internet, DNS: e.Internet, Allow: e.Allow, Deny: e.Deny, Domains: e.Domains,
 	}); err != nil {
 		return fmt.Errorf("set egress: %w", err)
 	}
+	p.egress = &e
 	return nil
+}
+
+// sameEgress reports whether both open and close the same. What domains open
+// depends on the answers that there were, so they are always set anew.
+func sameEgress(a, b bulkhead.Egress) bool {
+	return a.Internet == b.Internet && len(a.Domains) == 0 && len(b.Domains) == 0 &&
+		slices.Equal(a.Allow, b.Allow) && slices.Equal(a.Deny, b.Deny)
 }
 
 // Usage measures the box and says which limit ended something in it, if any.

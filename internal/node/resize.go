@@ -15,7 +15,7 @@ import (
 )
 
 // Resize changes limits of a running sandbox of the tenant, up or down, without
-// disturbing what runs in it: CPU, memory, processes and bandwidth. Zero fields
+// disturbing what runs in it: CPU, memory, processes and network rates. Zero fields
 // stay. It returns when the change is in force and durable. Memory is never taken
 // below what is in use. Codes: not_found; invalid; unsupported for the other
 // limits; quota_exceeded and unavailable when there is no room for more; conflict
@@ -75,13 +75,14 @@ func resizable(l bulkhead.Limits) error {
 		{"diskMB", l.DiskMB, "the disk is made with the box"},
 		{"openFiles", l.OpenFiles, "programs that run keep the number they were started with"},
 		{"outputMB", l.OutputMB, "programs that run keep the limit they were started with"},
+		{"cpuSeconds", l.CPUSeconds, "programs that run keep the limit they were started with"},
 	} {
 		if f.value != 0 {
 			return bulkhead.Errorf(bulkhead.CodeUnsupported, "%s cannot be changed while a sandbox runs: %s", f.name, f.why)
 		}
 	}
 	if l == (bulkhead.Limits{}) {
-		return bulkhead.Errorf(bulkhead.CodeInvalid, "nothing to change: name cpu, memoryMB, pids or bandwidthKbps")
+		return bulkhead.Errorf(bulkhead.CodeInvalid, "nothing to change: name cpu, memoryMB, pids, bandwidthKbps or packetsPerSecond")
 	}
 	return l.Validate() //nolint:wrapcheck // it names the field
 }
@@ -152,6 +153,7 @@ func atLeast(a, b bulkhead.Limits) bulkhead.Limits {
 	a.MemoryMB = max(a.MemoryMB, b.MemoryMB)
 	a.Pids = max(a.Pids, b.Pids)
 	a.BandwidthKbps = max(a.BandwidthKbps, b.BandwidthKbps)
+	a.PacketsPerSecond = max(a.PacketsPerSecond, b.PacketsPerSecond)
 	return a
 }
 

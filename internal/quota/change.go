@@ -58,6 +58,7 @@ var columns = []struct {
 	{"memoryMB", "MiB", func(l *bulkhead.Limits) float64 { return float64(l.MemoryMB) }},
 	{"pids", "tasks", func(l *bulkhead.Limits) float64 { return float64(l.Pids) }},
 	{"bandwidthKbps", "kbit/s", func(l *bulkhead.Limits) float64 { return float64(l.BandwidthKbps) }},
+	{"packetsPerSecond", "packets/s", func(l *bulkhead.Limits) float64 { return float64(l.PacketsPerSecond) }},
 }
 
 // within refuses what grows beyond what one sandbox may have.

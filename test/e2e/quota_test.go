@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/client"
 )
 
 // A running sandbox gets more memory and less, both hold at once for programs that
@@ -125,7 +127,9 @@ func groups(t *testing.T) []int64 {
 			if err != nil {
 				t.Fatal(err)
 			}
-			out = append(out, n)
+			if n < 1<<50 { // else it is being made, and has no limit and no process yet
+				out = append(out, n)
+			}
 		}
 	}
 	slices.Sort(out)
@@ -277,4 +281,81 @@ func (s *server) quiet(t *testing.T, n int) {
 		<-time.After(25 * time.Millisecond) // the end of a teardown has no event over HTTP
 	}
 	t.Fatalf("more than %d are booked still: %+v", n, s.state(t))
+}
+
+// A tenant of a tier gets what the tier says, is told why, is refused with the
+// limit's figures on every way in, and gets a place once one is free.
+func TestTier(t *testing.T) {
+	bin, _ := need(t)
+	s := serve(t)
+	const tenant = "tier-test"
+	_, err := s.client.CreateTenant(t.Context(), bulkhead.Tenant{ID: tenant, Tier: "free", Quota: bulkhead.Quota{Sandboxes: 2, CreatesPerSecond: 100}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.client.DeleteTenant(context.WithoutCancel(t.Context()), tenant, true); err != nil {
+			t.Error(err)
+		}
+	})
+	key, err := s.client.CreateKey(t.Context(), client.KeyRequest{Tenant: tenant})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cl, err := client.New(client.Config{BaseURL: "http://" + s.http, APIKey: key.Secret, Tries: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	create := func(wait time.Duration) (*client.Sandbox, error) {
+		return cl.Create(t.Context(), bulkhead.CreateRequest{Template: "base", TTL: time.Minute, Secure: true, Wait: wait})
+	}
+	first, err := create(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := cl.Get(t.Context(), first.ID())
+	if err != nil || info.Limits.MemoryMB > 512 || info.Limits.CPU > 1 || info.Allocation == nil || info.Allocation.Priority != 1 {
+		t.Fatalf("%+v, %v", info, err)
+	}
+	var said strings.Builder
+	for _, r := range info.Allocation.Reasons {
+		said.WriteString(r.Field + ": " + r.Detail + "\n")
+	}
+	if !strings.Contains(said.String(), "memoryMB: 1024 MiB × 0.5 for tier free") {
+		t.Errorf("reasons:\n%s", &said)
+	}
+	if _, err := create(0); err != nil {
+		t.Fatal(err)
+	}
+	_, err = create(0)
+	var e *bulkhead.Error
+	if !errors.As(err, &e) || e.Code != bulkhead.CodeQuotaExceeded || e.Limit == nil ||
+		e.Limit.Name != "tenant.sandboxes" || e.Limit.Limit != 2 || e.Limit.Used != 2 || e.Limit.Asked != 1 {
+		t.Errorf("a third: %v, %+v", err, e)
+	}
+	cmd := exec.CommandContext(t.Context(), bin, "quota", "whatif", "--template", "base", "--count", "3")
+	cmd.Env = append(os.Environ(), "BULKHEAD_URL=http://"+s.http, "BULKHEAD_API_KEY="+key.Secret, "NO_COLOR=1")
+	out, _ := cmd.CombinedOutput() // the exit code is looked at
+	if cmd.ProcessState.ExitCode() != 4 || !strings.Contains(string(out), "0 of 3 would fit now") || !strings.Contains(string(out), "tenant.sandboxes") {
+		t.Errorf("what if: exit code %d\n%s", cmd.ProcessState.ExitCode(), out)
+	}
+	got := make(chan error, 1)
+	go func() {
+		_, err := create(30 * time.Second)
+		got <- err
+	}()
+	for range 400 { // until it waits, which has no event over HTTP
+		if q, err := cl.Quota(t.Context(), ""); err != nil || q.Host != nil {
+			t.Fatalf("%+v, %v", q, err)
+		} else if q.Waiting == 1 {
+			break
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	if err := cl.Kill(t.Context(), first.ID()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-got; err != nil {
+		t.Errorf("after a place was free: %v", err)
+	}
 }
