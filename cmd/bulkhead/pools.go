@@ -15,9 +15,7 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/supply"
 )
 
-var (
-	_ supply.Boxes = (*pool.Pool)(nil)
-)
+var _ supply.Boxes = (*pool.Pool)(nil)
 
 // openSupply opens what decides how many boxes wait, and drops what no template
 // needs.

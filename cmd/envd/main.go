@@ -111,8 +111,9 @@ func serve(ctx context.Context, getenv func(string) string, stdout io.Writer, lo
 	watched := make(chan error, 1)
 	go func() { watched <- g.Run(guarding) }()
 	err = listenAndServe(ctx, server, code, g, func(ctx context.Context) error {
-		if script := getenv(boxrpc.EnvWarmup); script != "" && code == nil {
-			return runScript(ctx, script, box, cmp.Or(getenv(boxrpc.EnvUser), "user"), getenv(boxrpc.EnvWorkdir), g.Spawn)
+		if warmup := getenv(boxrpc.EnvWarmup); warmup != "" && code == nil {
+			s := script{warmup, cmp.Or(getenv(boxrpc.EnvUser), "user"), getenv(boxrpc.EnvWorkdir), box, g.Spawn}
+			return s.run(ctx)
 		}
 		return nil
 	}, func() {

@@ -40,8 +40,12 @@ func (p *Pool) Acquire(ctx context.Context, t bulkhead.Template, l bulkhead.Limi
 	}
 	p.poke()
 	if stage != StageWarm {
+		made := t.Defaults
+		if own != "" {
+			made = l
+		}
 		var err error
-		if b, err = p.await(ctx, t, l, b, w, own); err != nil {
+		if b, err = p.await(ctx, t, made, b, w); err != nil {
 			return nil, stage, err
 		}
 	}
@@ -49,8 +53,9 @@ func (p *Pool) Acquire(ctx context.Context, t bulkhead.Template, l bulkhead.Limi
 	return b, stage, nil
 }
 
-// await gets a request its box that found less than a warm one.
-func (p *Pool) await(ctx context.Context, t bulkhead.Template, l bulkhead.Limits, b *Box, w *waiter, own string) (*Box, error) {
+// await gets a request its box that found less than a warm one: b, which may be
+// nil, is what it found.
+func (p *Pool) await(ctx context.Context, t bulkhead.Template, made bulkhead.Limits, b *Box, w *waiter) (*Box, error) {
 	defer p.poke()
 	defer func() {
 		p.mu.Lock()
@@ -71,10 +76,6 @@ func (p *Pool) await(ctx context.Context, t bulkhead.Template, l bulkhead.Limits
 	if warm := p.resign(t, w); warm != nil {
 		p.putBack(b)
 		return warm, nil
-	}
-	made := t.Defaults
-	if own != "" {
-		made = l
 	}
 	return p.build(ctx, t, made, b)
 }

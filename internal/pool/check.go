@@ -55,7 +55,7 @@ func (p *Pool) checkAll(ctx context.Context) {
 		if err == nil || ctx.Err() != nil || !p.withdraw(b) {
 			continue
 		}
-		p.cfg.Log.Warn("a waiting box does not serve", "box", b.ID, "template", b.Template.Name, "err", err)
+		p.cfg.Log.WarnContext(ctx, "a waiting box does not serve", "box", b.ID, "template", b.Template.Name, "err", err)
 		p.discard(b)
 		p.poke()
 	}

@@ -34,10 +34,11 @@ type bench struct {
 // check answers for a box.
 func (b *bench) check(_ context.Context, box *pool.Box) error {
 	v, ok := b.sick.Load(box.ID)
-	if !ok || v.(int) == 0 {
+	times, _ := v.(int)
+	if !ok || times == 0 {
 		return nil
 	}
-	b.sick.Store(box.ID, v.(int)-1)
+	b.sick.Store(box.ID, times-1)
 	return errors.New("no answer")
 }
 

@@ -220,7 +220,7 @@ func (p *Pool) do(ctx context.Context, j job) {
 	}
 	p.mu.Unlock()
 	if err != nil && ctx.Err() == nil {
-		p.cfg.Log.Error("make box ahead", "template", s.template.Name, "stage", string(j.to), "err", err)
+		p.cfg.Log.ErrorContext(ctx, "make box ahead", "template", s.template.Name, "stage", string(j.to), "err", err)
 	}
 	p.poke()
 }

@@ -140,9 +140,9 @@ func (m *Maker) Take(ctx context.Context, t bulkhead.Template) (err error) {
 		return fmt.Errorf("keep snapshot: %w", err)
 	}
 	for _, skipped := range img.Skipped {
-		m.Log.Warn("import skipped", "template", t.Name, "import", skipped)
+		m.Log.WarnContext(ctx, "import skipped", "template", t.Name, "import", skipped)
 	}
-	m.Log.Info("snapshot taken", "template", t.Name, "digest", t.Digest, "bytes", img.SizeBytes, "took", img.Took)
+	m.Log.InfoContext(ctx, "snapshot taken", "template", t.Name, "digest", t.Digest, "bytes", img.SizeBytes, "took", img.Took)
 	s.add(t, dir, img)
 	return nil
 }

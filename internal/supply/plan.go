@@ -161,7 +161,7 @@ func (p *Planner) fit(now time.Time) map[*entry]pool.Target {
 	rest := allow - pinned
 	for e, g := range p.squeeze(free, max(rest, 0), now) {
 		t := out[e]
-		t.Warm, t.Why = g.Warm, fmt.Sprintf("%s; %d wanted: %s", p.pressure, t.Warm, t.Why)
+		t.Warm, t.Why = g.Warm, fmt.Sprintf("%s; %d wanted: %s", p.pressure.String(), t.Warm, t.Why)
 		out[e] = t
 	}
 	for ; rest < 0; rest++ {
@@ -175,7 +175,7 @@ func (p *Planner) fit(now time.Time) map[*entry]pool.Target {
 			break
 		}
 		t := out[most]
-		t.Warm, t.Why = t.Warm-1, fmt.Sprintf("%s; %d pinned", p.pressure, most.target.Warm)
+		t.Warm, t.Why = t.Warm-1, fmt.Sprintf("%s; %d pinned", p.pressure.String(), most.target.Warm)
 		out[most] = t
 	}
 	return out

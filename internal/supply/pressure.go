@@ -34,7 +34,7 @@ const (
 )
 
 // String says it for a person.
-func (p pressure) String() string {
+func (p *pressure) String() string {
 	return fmt.Sprintf("memory is short: %d MB available, %d MB kept free, %.0f %% of the time stalled",
 		p.memory.Available/1e6, p.reserve/1e6, p.memory.Stalled)
 }
@@ -72,7 +72,7 @@ func (p *Planner) pressLocked(m Memory, now time.Time) {
 	allow := p.pressure.step(now, m, p.cfg.Reserve, warm, box)
 	if p.pressure.squeezed != was {
 		p.cfg.Log.Warn("pools follow the host's memory", "short", p.pressure.squeezed,
-			"availableMB", m.Available/1e6, "stalledPercent", m.Stalled, "warm", warm, "allowed", allow)
+			"available_mb", m.Available/1e6, "stalled_percent", m.Stalled, "warm", warm, "allowed", allow)
 	}
 	if p.cfg.Budget > 0 {
 		allow = min(allow, int(float64(p.cfg.Budget)/box))

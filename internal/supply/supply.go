@@ -181,7 +181,7 @@ func New(ctx context.Context, cfg Config) (*Planner, error) {
 	p.look()
 	for name := range cfg.Pins {
 		if !p.entries[name].there {
-			cfg.Log.Warn("no such template to keep warm", "template", name)
+			cfg.Log.WarnContext(ctx, "no such template to keep warm", "template", name)
 		}
 	}
 	return p, nil
@@ -207,8 +207,8 @@ func (p *Planner) load(ctx context.Context) error {
 		}
 		if err := e.model.UnmarshalJSON(s.Forecast); err != nil {
 			e.dirty = true
-			p.cfg.Log.Error("the stored forecast cannot be read; the template is learned anew",
-				"template", s.Template, "savedAt", s.SavedAt, "bytes", len(s.Forecast), "err", err)
+			p.cfg.Log.ErrorContext(ctx, "the stored forecast cannot be read; the template is learned anew",
+				"template", s.Template, "saved_at", s.SavedAt, "bytes", len(s.Forecast), "err", err)
 		}
 	}
 	return nil
@@ -275,9 +275,7 @@ func (p *Planner) Run(ctx context.Context) error {
 		case <-save.C:
 			p.save(ctx)
 		case <-ctx.Done():
-			end, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
-			defer cancel()
-			p.save(end)
+			p.saveLast(ctx)
 			return nil
 		}
 	}
@@ -285,6 +283,13 @@ func (p *Planner) Run(ctx context.Context) error {
 
 // saveTimeout bounds the last write.
 const saveTimeout = 10 * time.Second
+
+// saveLast stores what was learned although ctx is done.
+func (p *Planner) saveLast(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTimeout)
+	defer cancel()
+	p.save(ctx)
+}
 
 func (p *Planner) plan() {
 	p.mu.Lock()
@@ -329,7 +334,7 @@ func (p *Planner) save(ctx context.Context) {
 			continue
 		}
 		if s, err := e.state(); err != nil {
-			p.cfg.Log.Error("encode forecast", "template", e.name, "err", err)
+			p.cfg.Log.ErrorContext(ctx, "encode forecast", "template", e.name, "err", err)
 		} else {
 			dirty, states = append(dirty, e), append(states, s)
 			e.dirty = false
@@ -340,7 +345,7 @@ func (p *Planner) save(ctx context.Context) {
 		return
 	}
 	if err := p.cfg.Store.PutPools(ctx, states...); err != nil {
-		p.cfg.Log.Error("store forecasts", "err", err)
+		p.cfg.Log.ErrorContext(ctx, "store forecasts", "err", err)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		for _, e := range dirty {

@@ -41,6 +41,7 @@ type world struct {
 }
 
 func newWorld(t *testing.T, list ...bulkhead.Template) *world {
+	t.Helper()
 	w := &world{
 		t: t, templates: &supplytest.Templates{}, books: &supplytest.Store{},
 		memory: supply.Memory{Available: 64 << 30}, boxMB: 120,

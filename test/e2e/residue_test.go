@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -99,7 +100,7 @@ func (l *load) request(rng *rand.Rand) bulkhead.CreateRequest {
 	}
 	if rng.IntN(3) == 0 {
 		req.Limits = bulkhead.Limits{MemoryMB: 256 + rng.Int64N(256), Pids: 64, BandwidthKbps: 1000 * rng.Int64N(20)}
-		req.Env = map[string]string{"N": fmt.Sprint(rng.Int())}
+		req.Env = map[string]string{"N": strconv.Itoa(rng.Int())}
 	}
 	return req
 }
