@@ -126,6 +126,7 @@ func (c *TemplateBuildCmd) Run(ctx context.Context, a *App) error {
 	if err != nil {
 		return err
 	}
+	a.awaitRollover(ctx, built)
 	if a.flags.JSON {
 		return a.printJSON(built)
 	}

@@ -276,7 +276,7 @@ func TestEqualHasAtLeastAsMuchIdleMemory(t *testing.T) {
 func TestGoals(t *testing.T) {
 	goals(t, Generate(Shape{Seed: 201, Templates: 20, Days: 14, Requests: 50_000}), DefaultParams(), "bulkhead", false)
 	shape := DefaultShape()
-	shape.Seed = 102
+	shape.Seed, shape.Requests = 101, 300_000
 	rep, err := Compare(Generate(shape), DefaultParams(), []string{"bulkhead:1e8", "oracle"})
 	if err != nil {
 		t.Fatal(err)
