@@ -176,7 +176,7 @@ func TestCrashAtAnyPoint(t *testing.T) {
 	s.quiet(t, 1) // of what other tests left
 	s.state(t).agree(t, overhead)
 	var whole time.Duration // how long creates take here, once known
-	const rounds = 14
+	const rounds = 16
 	for round := range rounds {
 		var creates, resizes sync.WaitGroup
 		var mu sync.Mutex
@@ -200,11 +200,11 @@ func TestCrashAtAnyPoint(t *testing.T) {
 				}
 			}
 		})
-		if round == 0 {
+		if round < 2 { // with boxes that waited, then right after a start
 			creates.Wait()
-			whole = time.Since(began)
+			whole = max(whole, time.Since(began))
 		} else {
-			<-time.After(whole * time.Duration(round-1) / (rounds - 4)) // somewhere in the middle of it
+			<-time.After(whole * time.Duration(round-2) / (rounds - 5)) // somewhere in the middle of it
 		}
 		if err := s.kill(); err != nil {
 			t.Fatal(err)
