@@ -396,9 +396,15 @@ func (s *server) credentials(ctx context.Context) error {
 			creds.APIKey = old.APIKey
 		}
 	}
-	if creds.APIKey == "" {
+	// A database that is new has none, also where an older one left a key to its
+	// command line: that one is made known to it.
+	known, err := s.store.ListKeys(ctx, "")
+	if err != nil {
+		return fmt.Errorf("look for the first key: %w", err)
+	}
+	if creds.APIKey == "" || len(known) == 0 {
 		secret, _, err := s.store.CreateKey(ctx, store.KeyRequest{
-			Tenant: bulkhead.DefaultTenant, Name: "first key", Scopes: store.Scopes(),
+			Tenant: bulkhead.DefaultTenant, Name: "first key", Scopes: store.Scopes(), Secret: creds.APIKey,
 		})
 		if err != nil {
 			return fmt.Errorf("make the first key: %w", err)
