@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -39,8 +40,8 @@ type protection struct{ back []func() error }
 // undo brings back what was before, the last change first.
 func (p *protection) undo() error {
 	var errs []error
-	for i := len(p.back) - 1; i >= 0; i-- {
-		errs = append(errs, p.back[i]())
+	for _, back := range slices.Backward(p.back) {
+		errs = append(errs, back())
 	}
 	p.back = nil
 	return errors.Join(errs...)

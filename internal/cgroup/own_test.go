@@ -16,8 +16,7 @@ func TestProtectV2(t *testing.T) {
 		"cgroup.procs": "1\n", "bulkhead-server/cpu.weight": "100\n", "bulkhead-server/memory.low": "0\n", "bulkhead-server/cgroup.procs": "",
 	})
 	p := &protection{}
-	tree := &Tree{root: "/bulkhead", layout: Layout{Mode: ModeV2, V2: dir}}
-	own, err := p.move(tree.layout.V2, "/bulkhead-server")
+	own, err := p.move(dir, "/bulkhead-server")
 	must(t, err)
 	must(t, p.set(own, "cpu.weight", "400"))
 	must(t, p.set(own, "no.such.file", "1"))

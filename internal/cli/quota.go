@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/client"
@@ -40,7 +41,7 @@ func (c *QuotaShowCmd) print(a *App, q client.Quota) error {
 	limit := q.Tier.Quota
 	a.note("tenant %s, tier %s: sizes × %g, priority %d, %d waiting", q.Tenant, q.Tier.Name, q.Tier.Multiplier, q.Tier.Priority, q.Waiting)
 	rows := [][]string{
-		{"sandboxes", fmt.Sprint(q.Used.Sandboxes), most(float64(limit.Sandboxes), ""), ""},
+		{"sandboxes", strconv.FormatInt(q.Used.Sandboxes, 10), most(float64(limit.Sandboxes), ""), ""},
 		{"cpu", number(q.Used.CPU), most(limit.CPU, ""), most(limit.Sandbox.CPU, "")},
 		{"memory", mib(q.Used.MemoryMB), mostMiB(limit.MemoryMB), mostMiB(limit.Sandbox.MemoryMB)},
 		{"disk", mib(q.Used.DiskMB), mostMiB(limit.DiskMB), mostMiB(limit.Sandbox.DiskMB)},
@@ -58,7 +59,7 @@ func (c *QuotaShowCmd) print(a *App, q client.Quota) error {
 		a.note("nothing new is taken on: %s", h.Pressure)
 	}
 	return a.table([]string{"HOST", "BOOKED", "CAPACITY", "GRANTED"}, [][]string{
-		{"sandboxes", fmt.Sprint(h.Booked.Sandboxes), most(float64(h.Capacity.Sandboxes), ""), fmt.Sprint(h.Granted.Sandboxes)},
+		{"sandboxes", strconv.FormatInt(h.Booked.Sandboxes, 10), most(float64(h.Capacity.Sandboxes), ""), strconv.FormatInt(h.Granted.Sandboxes, 10)},
 		{"cpu", number(h.Booked.CPU), most(h.Capacity.CPU, ""), number(h.Granted.CPU)},
 		{"memory", mib(h.Booked.MemoryMB), mostMiB(h.Capacity.MemoryMB), mib(h.Granted.MemoryMB)},
 		{"disk", mib(h.Booked.DiskMB), mostMiB(h.Capacity.DiskMB), mib(h.Granted.DiskMB)},

@@ -99,7 +99,7 @@ func (n *Node) book(ctx context.Context, req bulkhead.CreateRequest, t bulkhead.
 	if k.Ready() == nil {
 		return k, nil
 	}
-	n.cfg.Log.Info("a request waits for a place", "tenant", req.Tenant, "priority", k.Allocation().Priority,
+	n.cfg.Log.InfoContext(ctx, "a request waits for a place", "tenant", req.Tenant, "priority", k.Allocation().Priority,
 		"predicted", k.Wait(time.Now()), "limit", n.wait(req))
 	timer := time.NewTimer(n.wait(req))
 	defer timer.Stop()

@@ -240,6 +240,7 @@ func TestRace(t *testing.T) {
 }
 
 func race(t *testing.T, w *world) {
+	t.Helper()
 	const (
 		sandboxes = 24     // the tenant's
 		memory    = 9000   // the tenant's, MiB

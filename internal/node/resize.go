@@ -167,7 +167,7 @@ func (n *Node) tellLimits(ctx context.Context, box *pool.Box, sb bulkhead.Sandbo
 	defer cancel()
 	err := n.postLimits(ctx, box, sb)
 	if err != nil {
-		n.cfg.Log.Warn("tell the box of its limits", "sandbox", sb.ID, "err", err)
+		n.cfg.Log.WarnContext(ctx, "tell the box of its limits", "sandbox", sb.ID, "err", err)
 	}
 }
 

@@ -57,16 +57,16 @@ func PriorityOf(tier int, wish bulkhead.Priority) int {
 
 // field is one number of an allocation on its way.
 type field struct {
-	name, unit    string
-	resource      int     // its index in Amounts, -1 for none
-	base          float64 // asked, else the template's
-	explicit      bool    // the request names it
-	scales        bool    // by tier and load
-	floor         float64 // neither tier nor load takes it below
-	each, all     float64 // the tenant's limits for one sandbox and for all of them; 0 is none
-	host          float64 // what the host could ever promise; 0 is no bound
-	granted       float64
-	detail, multi string
+	name, unit string
+	resource   int     // its index in Amounts, -1 for none
+	base       float64 // asked, else the template's
+	explicit   bool    // the request names it
+	scales     bool    // by tier and load
+	floor      float64 // neither tier nor load takes it below
+	each, all  float64 // the tenant's limits for one sandbox and for all of them; 0 is none
+	host       float64 // what the host could ever promise; 0 is no bound
+	granted    float64
+	detail     string
 }
 
 // allocate turns a request into what it gets. The error says which limit makes
