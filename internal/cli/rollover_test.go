@@ -1,4 +1,4 @@
-package cli_test
+package cli
 
 import (
 	"bytes"
@@ -11,9 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/alecthomas/kong"
-
-	"github.com/bulkheadhq/bulkhead/internal/cli"
+	"github.com/bulkheadhq/bulkhead"
 )
 
 // A build ends when the server of this host serves what was built.
@@ -46,7 +44,7 @@ func TestBuildWaitsForTheServer(t *testing.T) {
 			}))
 			defer srv.Close()
 			dir := t.TempDir()
-			creds, err := json.Marshal(cli.Credentials{URL: srv.URL, APIKey: "k"})
+			creds, err := json.Marshal(Credentials{URL: srv.URL, APIKey: "k"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -54,17 +52,11 @@ func TestBuildWaitsForTheServer(t *testing.T) {
 			if err := os.WriteFile(file, creds, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			var g struct {
-				cli.Flags
-				cli.Commands
-			}
-			var out, errOut bytes.Buffer
-			code := cli.Main(t.Context(), &cli.Env{
-				Stdout: &out, Stderr: &errOut, Credentials: file, Templates: shelf(t.TempDir()),
-				Options: []kong.Option{kong.Exit(func(int) {})},
-			}, &g, []string{"template", "build", "--image", "debian", "--name", "deb"})
-			if code != 0 || asked.Load() != c.asked || !strings.Contains(errOut.String(), "built deb") {
-				t.Errorf("code %d after %d questions, want 0 and %d: %s", code, asked.Load(), c.asked, errOut.String())
+			var errOut bytes.Buffer
+			a := &App{env: (&Env{Stderr: &errOut, Credentials: file}).withDefaults(), flags: &Flags{}}
+			a.awaitRollover(t.Context(), bulkhead.Template{Name: "deb", Digest: built})
+			if asked.Load() != c.asked {
+				t.Errorf("%d questions, want %d", asked.Load(), c.asked)
 			}
 			if waited := strings.Contains(errOut.String(), "makes boxes of it"); waited != (c.asked > 1) {
 				t.Errorf("said: %s", errOut.String())
