@@ -69,8 +69,8 @@ type rank int
 const (
 	// rankFront is as much as any other process: short runs.
 	rankFront rank = iota
-	// rankMiddle is a quarter of that: workers that start, end or clean up while
-	// nobody waits for them.
+	// rankMiddle is a quarter of that: runs of which nothing is known, and workers
+	// that start, end or clean up while no short run waits for them.
 	rankMiddle
 	// rankBack is an eighth: runs that have become long.
 	rankBack

@@ -205,7 +205,7 @@ func (p *Pool) newWorkerLocked() *worker {
 func (p *Pool) hasten() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	wanted := len(p.waiting[ClassQuick]) + len(p.waiting[ClassUnknown])
+	wanted := len(p.waiting[ClassQuick])
 	for w := range p.starting {
 		switch {
 		case w.group == nil:
@@ -330,7 +330,8 @@ type Class int
 const (
 	// ClassQuick is for programs that were quick before. It takes any worker.
 	ClassQuick Class = iota
-	// ClassUnknown leaves one idle worker to those.
+	// ClassUnknown leaves one idle worker to those, and gets a quarter of their
+	// share of the processor.
 	ClassUnknown
 	// ClassBehind is for what is not urgent, or is likely to ruin its worker: it
 	// takes a worker only where as many are idle as are kept ready, and begins
@@ -457,7 +458,7 @@ func (p *Pool) Do(ctx context.Context, t Task) (engine.Outcome, error) {
 	out, err := w.run(ctx, &runRequest{
 		Source: t.Source, Input: t.Input.JSON, Limits: t.Input.Limits,
 		Journal: t.Input.Journal, HasFetch: t.Input.HasFetch,
-	}, t.Input.Host, t.Class == ClassBehind)
+	}, t.Input.Host, t.Class)
 	if err == nil && out.Usage.PeakBytes > cleanAbove {
 		go func() { p.release(w, w.cleaned(&out)) }() // release ends what keeps Run waiting
 	} else {

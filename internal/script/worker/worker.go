@@ -253,7 +253,7 @@ func (w *worker) answer(data []byte, host engine.Host) error {
 
 // run does one run. The error means that the worker must be replaced; the
 // outcome says what the program did even then.
-func (w *worker) run(ctx context.Context, req *runRequest, host engine.Host, suspect bool) (engine.Outcome, error) {
+func (w *worker) run(ctx context.Context, req *runRequest, host engine.Host, c Class) (engine.Outcome, error) {
 	w.runs++
 	limit := req.Limits.MemoryMB << 20
 	// Beside the program's own memory: what the collector needs before it runs,
@@ -264,7 +264,7 @@ func (w *worker) run(ctx context.Context, req *runRequest, host engine.Host, sus
 	}
 	var out engine.Outcome
 	began := time.Now()
-	stop := w.watch(req.Limits.Time(), suspect)
+	stop := w.watch(req.Limits.Time(), c)
 	err := w.exchange(ctx, kindRun, req, exchange{
 		want: kindOutcome, into: &out, host: host, time: req.Limits.Time(),
 		most: 2*req.Limits.ResultBytes + 2*maxPayload, left: req.Limits.LogBytes + 16<<10,
@@ -282,18 +282,21 @@ func (w *worker) run(ctx context.Context, req *runRequest, host engine.Host, sus
 }
 
 // watch moves the worker back among those that want the processor as its run
-// becomes long: after longRun of processor time. One that is suspect begins there,
+// becomes long: after longRun of processor time. One of [ClassBehind] begins there,
 // and then gets only what nobody wants. At its time limit it comes to the front
 // again, to end. The function that watch returns ends the watching.
-func (w *worker) watch(limit time.Duration, suspect bool) (stop func()) {
+func (w *worker) watch(limit time.Duration, c Class) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	began, long := w.cpuTime(), rankBack
-	if suspect {
+	switch c {
+	case ClassQuick:
+		w.group.setRank(rankFront)
+	case ClassUnknown:
+		w.group.setRank(rankMiddle)
+	default:
 		w.group.setRank(rankBack)
 		long = rankIdle
-	} else {
-		w.group.setRank(rankFront)
 	}
 	go func() {
 		defer close(done)
