@@ -33,7 +33,7 @@ type Limits struct {
 func DefaultLimits() Limits {
 	return Limits{
 		CPU: 2, MemoryMB: 1024, DiskMB: 2048, Pids: 512, OutputMB: 256,
-		OpenFiles: 65536, BandwidthKbps: 1_000_000, PacketsPerSecond: 100_000, CPUSeconds: 86400,
+		OpenFiles: 65536, BandwidthKbps: 1_000_000, PacketsPerSecond: 20_000, CPUSeconds: 86400,
 	}
 }
 

@@ -40,6 +40,7 @@ type options struct {
 	bundle string // of runc, on the same root
 	n      int
 	readme string
+	offend string
 }
 
 func run(ctx context.Context, args []string, stdout io.Writer) error {
@@ -52,9 +53,13 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	f.StringVar(&o.rootfs, "rootfs", "", "mounted root of the interpreter template; empty leaves bare processes out")
 	f.StringVar(&o.bundle, "bundle", "", "runc bundle on the same root; empty leaves runc out")
 	f.IntVar(&o.n, "n", 30, "measurements of each figure, 3 to 1000")
+	f.StringVar(&o.offend, "offend", "", "only be an offender of the suite noisy, until standard input ends")
 	f.StringVar(&o.readme, "readme", "", "only write the tables of this file anew from the results")
 	if err := f.Parse(args); err != nil {
 		return err
+	}
+	if o.offend != "" {
+		return offend(ctx, o, os.Stdin, stdout)
 	}
 	if o.readme != "" {
 		return results.WriteTables(o.readme, o.out)
@@ -67,7 +72,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		run  func(context.Context, options, *report) error
 	}{
 		{"lifecycle", lifecycle}, {"stages", stages}, {"exec", roundTrips}, {"burst", bursts},
-		{"interactive", interactive}, {"sustained", sustained}, {"memory", memory},
+		{"interactive", interactive}, {"sustained", sustained}, {"memory", memory}, {"noisy", noisy},
 	}
 	for _, s := range suites {
 		if f.NArg() > 0 && !slices.Contains(f.Args(), s.name) {

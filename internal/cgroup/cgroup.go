@@ -302,7 +302,9 @@ func (g *Group) in(c Controller) string {
 
 // resources are limits in the words of the OCI.
 func (t *Tree) resources(l bulkhead.Limits, x Extra) *specs.LinuxResources {
-	const period = 100_000 // µs, the kernel's default
+	// µs. The kernel's default of 100 ms would let a box with several busy threads
+	// hold every core for that long before it is stopped.
+	const period = 20_000
 	quota, shares := int64(l.CPU*period), uint64(l.CPU*1024)
 	memory, pids := (l.MemoryMB+x.MemoryOverheadMB)<<20, l.Pids+x.PidsOverhead
 	r := &specs.LinuxResources{

@@ -133,8 +133,8 @@ func TestLimits(t *testing.T) {
 	if tr.layout.Mode != ModeV2 {
 		quota, err := readFile(g.in(CPU), "cpu.cfs_quota_us")
 		must(t, err)
-		if quota != "200000" {
-			t.Errorf("quota is %s; want 200000", quota)
+		if quota != "40000" { // of 20 ms
+			t.Errorf("quota is %s; want 40000", quota)
 		}
 	}
 	must(t, g.Update(limits, Extra{}))

@@ -62,6 +62,9 @@ type Layout struct {
 	// roots is what part of each v1 hierarchy is mounted: "/", or this server's
 	// container.
 	roots map[Controller]string
+	// others are the v1 hierarchies without a controller that we use. A runtime may
+	// make a box's group there too.
+	others []string
 }
 
 // Detect reads the mount table of this process.
@@ -79,12 +82,17 @@ func detect(mounts []*procfs.MountInfo) (Layout, error) {
 	for _, m := range mounts {
 		switch m.FSType {
 		case "cgroup":
+			used := false
 			for _, c := range controllers {
 				// Where two share a hierarchy, each has a link of its own name.
 				dir := filepath.Join(filepath.Dir(m.MountPoint), string(c))
 				if _, ok := m.SuperOptions[string(c)]; ok && exists(dir) {
 					l.V1[c], l.roots[c] = dir, m.Root
+					used = true
 				}
+			}
+			if !used {
+				l.others = append(l.others, m.MountPoint)
 			}
 		case "cgroup2":
 			if l.V2 == "" {

@@ -158,7 +158,7 @@ func TestUpdateV2(t *testing.T) {
 	g, dir := v2Tree(t)
 	must(t, g.Update(bulkhead.Limits{CPU: 1.5, MemoryMB: 512, Pids: 100}, Extra{PidsOverhead: 28, KillTogether: true}))
 	for name, want := range map[string]string{
-		"cpu.max": "150000 100000", "cpu.weight": "59", "memory.max": "536870912", "memory.swap.max": "0",
+		"cpu.max": "30000 20000", "cpu.weight": "59", "memory.max": "536870912", "memory.swap.max": "0",
 		"memory.oom.group": "1", "pids.max": "128",
 	} {
 		if got, err := readFile(dir, name); err != nil || got != want {

@@ -316,7 +316,11 @@ func (g *Group) Delete(ctx context.Context) error {
 // remove is one attempt at Delete.
 func (g *Group) remove() error {
 	var errs []error
-	for _, dir := range g.Paths() {
+	dirs := g.Paths()
+	for _, o := range g.t.layout.others {
+		dirs = append(dirs, filepath.Join(o, g.t.root, g.name))
+	}
+	for _, dir := range dirs {
 		if err := removeTree(dir); err != nil {
 			errs = append(errs, fmt.Errorf("remove group %s: %w", g.name, err))
 		}

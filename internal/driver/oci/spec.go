@@ -78,7 +78,7 @@ func Spec(b pool.BoxSpec) *specs.Spec {
 // Resources are the limits in the words of an OCI bundle. The box's cgroup holds
 // them already; runsc reads them to tell the box its size.
 func Resources(l bulkhead.Limits) *specs.LinuxResources {
-	const period = uint64(100_000) // 100 ms, in µs
+	const period = uint64(20_000) // µs, as in the cgroup
 	quota := int64(l.CPU * float64(period))
 	memory := l.MemoryMB << 20
 	return &specs.LinuxResources{
