@@ -76,7 +76,7 @@ func hostMemory() (supply.Memory, error) {
 	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return supply.Memory{}, err //nolint:wrapcheck // says what it does
 	}
-	return supply.Memory{Available: m.Available, Stalled: p.Memory.Some10}, nil
+	return supply.Memory{Available: m.Available, Total: m.Total, Stalled: p.Memory.Some10}, nil
 }
 
 // lent is the memory of the boxes that wait, in bytes.

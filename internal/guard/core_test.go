@@ -66,10 +66,12 @@ func TestPressureRaisesLevel(t *testing.T) {
 		r    Reading
 		want Level
 	}{
-		{Reading{Used: gib, Limit: 10 * gib, Some10: 9}, LevelNormal},
-		{Reading{Used: gib, Limit: 10 * gib, Some10: 12}, LevelWarning},
-		{Reading{Used: gib, Limit: 10 * gib, Some10: 35}, LevelHigh},
-		{Reading{Used: gib, Limit: 10 * gib, Some10: 90, Full10: 40}, LevelCritical},
+		{Reading{Used: 5 * gib, Limit: 10 * gib, Some10: 9}, LevelNormal},
+		{Reading{Used: 5 * gib, Limit: 10 * gib, Some10: 12}, LevelWarning},
+		{Reading{Used: 5 * gib, Limit: 10 * gib, Some10: 35}, LevelHigh},
+		{Reading{Used: 5 * gib, Limit: 10 * gib, Some10: 90, Full10: 40}, LevelCritical},
+		{Reading{Used: 4 * gib, Limit: 10 * gib, Some10: 90, Full10: 40}, LevelNormal}, // somebody at a limit of their own
+		{Reading{Some10: 90, Full10: 40}, LevelCritical},
 		{Reading{Used: gib, Limit: 10 * gib}, LevelNormal},
 	} {
 		if got := c.Observe(epoch, s.r).Level; got != s.want {
@@ -81,8 +83,8 @@ func TestPressureRaisesLevel(t *testing.T) {
 func TestThresholdsAdapt(t *testing.T) {
 	c := newCore(t, Config{})
 	now := epoch
-	c.Observe(now, at(0.1))
-	stalled := at(0.1)
+	c.Observe(now, at(0.5))
+	stalled := at(0.5)
 	stalled.Some10 = 50
 	for range 3 {
 		now = now.Add(5 * time.Second)
@@ -102,7 +104,7 @@ func TestThresholdsAdapt(t *testing.T) {
 	}
 	for range 100 {
 		now = now.Add(5 * time.Second)
-		c.Observe(now, at(0.1))
+		c.Observe(now, at(0.5))
 	}
 	if got := c.Stats().ThresholdOffset; got != 0 {
 		t.Errorf("after a calm time the offset is %v, want 0", got)

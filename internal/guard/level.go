@@ -67,10 +67,18 @@ func (t thresholds) level(used, margin float64, from Level) Level {
 	return LevelNormal
 }
 
+// pressureFrom is the used fraction from which the kernel's pressure figures
+// count. A group that is at a limit of its own, as a box with a memory bomb is,
+// shows in those of the whole host; while half of the memory is free nobody else
+// is short of it.
+const pressureFrom = 0.5
+
 // pressureLevel returns the least level that the kernel's pressure figures ask
-// for, whatever the used fraction says.
+// for.
 func (c *Config) pressureLevel(r Reading) Level {
 	switch {
+	case r.Limit > 0 && r.Fraction() < pressureFrom:
+		return LevelNormal
 	case c.PressureCritical > 0 && r.Full10 >= c.PressureCritical:
 		return LevelCritical
 	case c.PressureHigh > 0 && r.Some10 >= c.PressureHigh:

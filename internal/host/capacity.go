@@ -129,7 +129,7 @@ func (c *Capacity) look(now time.Time) error {
 	case errors.Is(err, errors.ErrUnsupported): // what is available says enough
 	case err != nil:
 		return fmt.Errorf("read pressure: %w", err)
-	case p.Memory.Full10 > c.cfg.MaxStall:
+	case p.Memory.Full10 > c.cfg.MaxStall && mem.Available < mem.Total/2: // else some group is at a limit of its own
 		h.Pressure = fmt.Sprintf("all work waited for memory in %.0f %% of the last ten seconds; %.0f %% is the limit", p.Memory.Full10, c.cfg.MaxStall)
 	}
 	c.cfg.Book.See(now, h)

@@ -86,8 +86,11 @@ func (p *Planner) pressLocked(m Memory, now time.Time) {
 func (p *pressure) step(now time.Time, m Memory, reserve int64, warm int, box float64) int {
 	p.memory, p.reserve = m, reserve
 	room := float64(m.Available - reserve)
+	// Stalls while half of the memory is free are those of a group that is at a
+	// limit of its own, such as a box with a memory bomb.
+	stalled := m.Stalled >= stallLimit && m.Available < m.Total/2
 	switch {
-	case room < 0 || m.Stalled >= stallLimit:
+	case room < 0 || stalled:
 		if !p.squeezed || now.Sub(p.cut) >= cutEvery {
 			p.dry = p.squeezed && warm == 0 && room < 0
 			p.limit = max(0, warm-max(1, int(math.Ceil(-room/box))))

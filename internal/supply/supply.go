@@ -56,8 +56,8 @@ type Store interface {
 
 // Memory is what the host has.
 type Memory struct {
-	// Available is what programs could still get, in bytes.
-	Available int64
+	// Available is what programs could still get, Total what there is, in bytes.
+	Available, Total int64
 	// Stalled is the percentage of the last ten seconds in which a task waited for
 	// memory; 0 where the kernel does not say.
 	Stalled float64

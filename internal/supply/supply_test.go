@@ -310,7 +310,7 @@ func TestMemoryPressure(t *testing.T) {
 		if !strings.Contains(busy.Target.Why, "memory is short") || busy.Cold == 0 || !w.planner.Report().Memory.Short {
 			t.Errorf("busy: %+v", busy)
 		}
-		w.setMemory(supply.Memory{Available: 64 * gb, Stalled: 50})
+		w.setMemory(supply.Memory{Available: 64 * gb, Total: 256 * gb, Stalled: 50})
 		settle(20 * time.Second)
 		if s := w.status("busy"); s.Warm != 0 || w.status("pinned").Warm != 0 || s.Cold == 0 {
 			t.Errorf("tasks that wait for memory: %+v", s)
