@@ -14,7 +14,7 @@ export GOFLAGS += -trimpath
 SOURCES := $(shell find . -name '*.go' -not -path './test/*' -o -name '*.py' -path './internal/*' -o -name '*.sql' -path './internal/*') go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test unit race soak residue bench check lint fmt generate compat clean deps
+.PHONY: help build demo test unit race soak residue bench check lint fmt vuln generate compat clean deps
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,11 +60,14 @@ check: fmt lint race ## format, lint, race tests
 race:
 	@CGO_ENABLED=1 $(GO) test -race ./...
 
-lint: ## golangci-lint, pinned in tools/go.mod
+lint: ## golangci-lint, pinned in tools/go.mod (the first run compiles it)
 	@$(GO) tool -modfile=tools/go.mod golangci-lint run
 
 fmt: ## format the code
 	@$(GO) tool -modfile=tools/go.mod golangci-lint fmt
+
+vuln: ## known vulnerabilities in what the code calls (asks vuln.go.dev)
+	@$(GO) tool -modfile=tools/go.mod govulncheck ./...
 
 generate: ## make generated code and documents anew
 	@$(GO) generate ./...

@@ -134,8 +134,7 @@ func CodeOf(err error) Code {
 	if err == nil {
 		return ""
 	}
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Code
 	}
 	return CodeInternal
@@ -144,8 +143,7 @@ func CodeOf(err error) Code {
 // Message returns what a tenant may read of err: the Msg of the first *Error in
 // its chain, else "internal error".
 func Message(err error) string {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Msg
 	}
 	return "internal error"

@@ -1,6 +1,9 @@
 package bulkhead
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // State is where a sandbox is in its life.
 type State string
@@ -27,12 +30,7 @@ var transitions = map[State][]State{
 
 // May reports whether a sandbox in state s may change to next.
 func (s State) May(next State) bool {
-	for _, t := range transitions[s] {
-		if t == next {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(transitions[s], next)
 }
 
 // Sandbox is what a tenant sees: a leased box with an identity and an end.

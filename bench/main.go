@@ -71,8 +71,14 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		name string
 		run  func(context.Context, options, *report) error
 	}{
-		{"lifecycle", lifecycle}, {"stages", stages}, {"exec", roundTrips}, {"burst", bursts},
-		{"interactive", interactive}, {"sustained", sustained}, {"memory", memory}, {"noisy", noisy},
+		{"lifecycle", lifecycle},
+		{"stages", stages},
+		{"exec", roundTrips},
+		{"burst", bursts},
+		{"interactive", interactive},
+		{"sustained", sustained},
+		{"memory", memory},
+		{"noisy", noisy},
 	}
 	for _, s := range suites {
 		if f.NArg() > 0 && !slices.Contains(f.Args(), s.name) {
@@ -161,7 +167,7 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // percentile is by the nearest rank.
-func (s sample) percentile(p float64) time.Duration {
+func (s *sample) percentile(p float64) time.Duration {
 	if len(s.times) == 0 {
 		return 0
 	}

@@ -93,7 +93,7 @@ func eachBox(f func([]procfs.Proc)) error {
 				continue // it is going away
 			}
 			var procs []procfs.Proc
-			for _, pid := range strings.Fields(string(data)) {
+			for pid := range strings.FieldsSeq(string(data)) {
 				n, err := strconv.Atoi(pid)
 				if err != nil {
 					return err

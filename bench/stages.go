@@ -28,7 +28,7 @@ func stages(ctx context.Context, o options, r *report) error {
 		}
 		var failed sample
 		for range max(5, o.n/3) {
-			sb, err := c.Create(ctx, request(interpreter))
+			sb, err := c.Create(ctx, request())
 			if err == nil {
 				err = drop(ctx, c, sb.ID())
 			}

@@ -24,8 +24,9 @@ func (o options) open() (*client.Client, error) {
 	return client.New(client.Config{BaseURL: o.url, APIKey: o.key, Tries: 1})
 }
 
-func request(template string) bulkhead.CreateRequest {
-	return bulkhead.CreateRequest{Template: template, TTL: 5 * time.Minute, Secure: true, AllowInternet: true}
+// request asks for a sandbox of the template that every suite measures.
+func request() bulkhead.CreateRequest {
+	return bulkhead.CreateRequest{Template: interpreter, TTL: 5 * time.Minute, Secure: true, AllowInternet: true}
 }
 
 // drop ends a sandbox whatever became of the measurement.
@@ -77,7 +78,7 @@ func lifecycle(ctx context.Context, o options, r *report) error {
 	first := func(code string) sample {
 		return measure(ctx, o.n, func(ctx context.Context) (time.Duration, error) {
 			defer func() { _ = o.settled(ctx) }() // else the next create says so
-			return firstResult(ctx, c, request(interpreter), code)
+			return firstResult(ctx, c, request(), code)
 		})
 	}
 	if err := o.pin(ctx, 4, 2); err != nil {
@@ -85,7 +86,7 @@ func lifecycle(ctx context.Context, o options, r *report) error {
 	}
 	create := measure(ctx, max(o.n, 30), func(ctx context.Context) (time.Duration, error) {
 		began := time.Now()
-		sb, err := c.Create(ctx, request(interpreter))
+		sb, err := c.Create(ctx, request())
 		took := time.Since(began)
 		if err != nil {
 			return took, err
@@ -124,7 +125,7 @@ func lifecycle(ctx context.Context, o options, r *report) error {
 		return err
 	}
 	fresh := measure(ctx, max(3, o.n/5), func(ctx context.Context) (time.Duration, error) {
-		req := request(interpreter)
+		req := request()
 		req.Limits.DiskMB = 777 // a disk of its own size: no waiting box, no snapshot fits
 		return firstResult(ctx, c, req, pandas)
 	})
@@ -151,7 +152,10 @@ func firstResult(ctx context.Context, c *client.Client, req bulkhead.CreateReque
 	e, err := sb.RunCode(ctx, code, client.CodeOptions{})
 	took := time.Since(began)
 	if err == nil && !strings.Contains(e.Stdout, "42") {
-		err = fmt.Errorf("it printed %q, %v", e.Stdout, e.Err)
+		err = fmt.Errorf("it printed %q", e.Stdout)
+		if e.Err != nil {
+			err = errors.Join(err, e.Err)
+		}
 	}
 	return took, errors.Join(err, drop(ctx, c, sb.ID()))
 }
@@ -162,7 +166,7 @@ func roundTrips(ctx context.Context, o options, r *report) error {
 	if err != nil {
 		return err
 	}
-	sb, err := c.Create(ctx, request(interpreter))
+	sb, err := c.Create(ctx, request())
 	if err != nil {
 		return err
 	}
@@ -232,7 +236,7 @@ func bursts(ctx context.Context, o options, r *report) error {
 		ids := make(chan string, b.n)
 		s := measureMany(ctx, b.n, b.n, false, func(ctx context.Context) (time.Duration, error) {
 			began := time.Now()
-			sb, err := c.Create(ctx, request(interpreter))
+			sb, err := c.Create(ctx, request())
 			took := time.Since(began)
 			if err == nil {
 				ids <- sb.ID()
@@ -270,7 +274,7 @@ func sustained(ctx context.Context, o options, r *report) error {
 		s := measureMany(ctx, 100_000, clients, false, timed(func(ctx context.Context) error {
 			err := f(ctx)
 			if ctx.Err() != nil {
-				return nil // cut off by the end of the span
+				return nil //nolint:nilerr // cut off by the end of the span
 			}
 			return err
 		}))
@@ -280,7 +284,7 @@ func sustained(ctx context.Context, o options, r *report) error {
 		return err
 	}
 	ours, failures := loop(func(ctx context.Context) error {
-		_, err := firstResult(ctx, c, request(interpreter), plain)
+		_, err := firstResult(ctx, c, request(), plain)
 		return err
 	})
 	if err := o.unpin(ctx); err != nil {

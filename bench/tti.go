@@ -21,7 +21,7 @@ func interactive(ctx context.Context, o options, r *report) error {
 	}
 	one := func(ctx context.Context) (time.Duration, func() error, error) {
 		began := time.Now()
-		sb, err := c.Create(ctx, request(interpreter))
+		sb, err := c.Create(ctx, request())
 		if err != nil {
 			return 0, nil, err
 		}
@@ -72,7 +72,7 @@ func interactive(ctx context.Context, o options, r *report) error {
 		}
 		s.sort()
 		r.add(fmt.Sprintf("create → `node -v`, %d %s", o.n, mode.name), s, "", nil)
-		r.score(fmt.Sprintf("   ComputeSDK's score, %s", mode.name), s)
+		r.score("   ComputeSDK's score, "+mode.name, s)
 		if err := o.pin(ctx, o.n, 2); err != nil {
 			return err
 		}

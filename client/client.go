@@ -165,7 +165,7 @@ func (c *Client) send(ctx context.Context, r request, body []byte, out any) (htt
 	if err != nil {
 		return nil, transportError(ctx, r.op, err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // nothing is lost: the body was read to its end or refused
+	defer resp.Body.Close()
 	if resp.StatusCode >= 300 {
 		return nil, answerError(r.op, resp)
 	}

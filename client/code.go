@@ -238,7 +238,7 @@ func (r *codeRun) events(ctx context.Context, body []byte, yield func(Event) boo
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // closing early is how a run is interrupted
+	defer resp.Body.Close()
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(make([]byte, 0, 64<<10), maxEvent)
 	for lines.Scan() {

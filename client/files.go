@@ -79,7 +79,7 @@ func (f Files) Write(ctx context.Context, path string, content io.Reader) (strin
 	if err != nil {
 		return "", err
 	}
-	defer resp.Body.Close() //nolint:errcheck // read to its end
+	defer resp.Body.Close()
 	var written []struct {
 		Path string `json:"path"`
 	}

@@ -133,7 +133,7 @@ func (t *boxTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err != nil || !t.explain || resp.StatusCode != http.StatusBadGateway {
 		return resp, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // the answer is an error already
+	defer resp.Body.Close()
 	return nil, answerError("", resp)
 }
 
@@ -164,7 +164,7 @@ func (s *Sandbox) doBox(ctx context.Context, r boxRequest) (*http.Response, erro
 		return nil, transportError(ctx, r.op, err)
 	}
 	if resp.StatusCode >= 300 {
-		defer resp.Body.Close() //nolint:errcheck // the answer is an error already
+		defer resp.Body.Close()
 		return nil, answerError(r.op, resp)
 	}
 	return resp, nil
@@ -185,6 +185,6 @@ func (s *Sandbox) callBox(ctx context.Context, r boxRequest, in, out any) error 
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() //nolint:errcheck // read to its end
+	defer resp.Body.Close()
 	return decodeAnswer(ctx, r.op, resp.Body, out)
 }

@@ -51,7 +51,7 @@ func besideBombs(ctx context.Context, r *results.Report, corpus string, runs int
 	}
 	bombs := make([]string, len(files))
 	for i, f := range files {
-		text, err := os.ReadFile(f) //nolint:gosec // the operator names it
+		text, err := os.ReadFile(f)
 		if err != nil {
 			return err
 		}

@@ -30,13 +30,13 @@ import (
 
 func main() {
 	if worker.Is(os.Args[0]) {
-		os.Exit(worker.Main(os.Args[1:])) //nolint:forbidigo // this is main
+		os.Exit(worker.Main(os.Args[1:]))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench/script:", err)
-		os.Exit(1) //nolint:forbidigo // this is main
+		os.Exit(1)
 	}
 }
 

@@ -144,7 +144,7 @@ func nodeThroughput(ctx context.Context, node string, length time.Duration) (flo
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
 			var rate float64
-			out, err := exec.CommandContext(ctx, node, "-e", source).Output() //nolint:gosec // the operator names it
+			out, err := exec.CommandContext(ctx, node, "-e", source).Output()
 			if err == nil {
 				_, err = fmt.Sscan(string(out), &rate)
 			}

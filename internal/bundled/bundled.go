@@ -54,7 +54,7 @@ func Install(dir, program string) (path, digest string, err error) {
 	if err != nil {
 		return "", "", fmt.Errorf("make folder for %s: %w", program, err)
 	}
-	defer os.RemoveAll(tmp)
+	defer os.RemoveAll(tmp) //nolint:errcheck // gone by then, or swept with the cache
 	if err := errors.Join(
 		os.WriteFile(filepath.Join(tmp, program), data, 0o755), //nolint:gosec // a program, for boxes' users
 		os.Chmod(tmp, 0o755), //nolint:gosec // as above

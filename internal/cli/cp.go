@@ -299,7 +299,7 @@ func (t *transfer) download(ctx context.Context, from, to string) error {
 		if err != nil {
 			return usageError{err: err}
 		}
-		defer root.Close() //nolint:errcheck // nothing is lost
+		defer root.Close()
 		return t.downloadFile(ctx, root, filepath.Base(to), client.Entry{Path: from, Mode: at.Mode})
 	}
 	return t.downloadDir(ctx, at, from, to)
@@ -320,7 +320,7 @@ func (t *transfer) downloadDir(ctx context.Context, at client.Entry, from, to st
 	if err != nil {
 		return usageError{err: err}
 	}
-	defer root.Close() //nolint:errcheck // nothing is lost
+	defer root.Close()
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(copiesAtOnce)
 	for _, e := range entries {
@@ -372,7 +372,7 @@ func (t *transfer) fetch(ctx context.Context, p string, w io.Writer) (int64, err
 	if err != nil {
 		return 0, err
 	}
-	defer body.Close() //nolint:errcheck // read to its end
+	defer body.Close()
 	n, err := io.Copy(&meter{t: t, w: w}, body)
 	if err != nil {
 		return n, fmt.Errorf("copy %s: %w", clean(p), err)

@@ -2,7 +2,7 @@ package cli
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
@@ -207,7 +207,7 @@ type TenantSetCmd struct {
 func (c *TenantSetCmd) Run(ctx context.Context, a *App) error {
 	patch := client.TenantPatch{Name: c.Name, Tier: c.Tier, Quota: c.fields()}
 	if c.Name == nil && c.Tier == nil && len(patch.Quota) == 0 {
-		return usageError{err: fmt.Errorf("tenant set: nothing is to be changed"), hint: "give --name, --tier or an override, such as --sandboxes=10"}
+		return usageError{err: errors.New("tenant set: nothing is to be changed"), hint: "give --name, --tier or an override, such as --sandboxes=10"}
 	}
 	cl, err := a.Client()
 	if err != nil {

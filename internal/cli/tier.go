@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	"github.com/bulkheadhq/bulkhead"
 )
@@ -34,7 +35,7 @@ func (*TierLsCmd) Run(ctx context.Context, a *App) error {
 	for i, t := range tiers {
 		q := t.Quota
 		rows[i] = []string{
-			t.Name, fmt.Sprintf("× %g", t.Multiplier), fmt.Sprint(t.Priority), most(float64(q.Sandboxes), ""), most(q.CPU, ""), mostMiB(q.MemoryMB),
+			t.Name, fmt.Sprintf("× %g", t.Multiplier), strconv.Itoa(t.Priority), most(float64(q.Sandboxes), ""), most(q.CPU, ""), mostMiB(q.MemoryMB),
 			most(q.CreatesPerSecond, "/s"), most(q.Sandbox.CPU, ""), mostMiB(q.Sandbox.MemoryMB), most(q.CPUSecondsPerDay, " s"), most(q.GBHoursPerDay, " GB·h"),
 		}
 	}
@@ -57,7 +58,7 @@ func (c *TierSetCmd) Run(ctx context.Context, a *App) error {
 		return err
 	}
 	t, err := cl.Tier(ctx, c.Name)
-	switch bulkhead.CodeOf(err) { //nolint:exhaustive // the rest is an error
+	switch bulkhead.CodeOf(err) {
 	case "":
 	case bulkhead.CodeNotFound:
 		t = bulkhead.Tier{Name: c.Name, Multiplier: 1, Priority: 1}

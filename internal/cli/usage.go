@@ -40,7 +40,7 @@ func (c *UsageCmd) Run(ctx context.Context, a *App) error {
 	}
 	rows := make([][]string, 0, len(u.Rows)+1)
 	row := func(of []string, u bulkhead.Usage) {
-		rows = append(rows, append(of, fmt.Sprint(u.Sandboxes), span(time.Duration(u.Seconds*float64(time.Second))), fmt.Sprintf("%.1f", u.CPUSeconds),
+		rows = append(rows, append(of, strconv.FormatInt(u.Sandboxes, 10), span(time.Duration(u.Seconds*float64(time.Second))), fmt.Sprintf("%.1f", u.CPUSeconds),
 			fmt.Sprintf("%.3f", u.GBHours()), size(u.EgressBytes), size(u.IngressBytes), fmt.Sprintf("%.4f", u.Cost)))
 	}
 	heading := []string{"DAY"}
@@ -70,8 +70,8 @@ func (*UsageCmd) csv(a *App, u client.Usage) error {
 	rows := [][]string{{"day", "tenant", "sandbox", "sandboxes", "seconds", "cpu_seconds", "gb_seconds", "egress_bytes", "ingress_bytes", "cost"}}
 	for _, r := range u.Rows {
 		rows = append(rows, []string{
-			r.Day, r.Tenant, r.Sandbox, fmt.Sprint(r.Sandboxes), number(r.Seconds), number(r.CPUSeconds), number(r.GBSeconds),
-			fmt.Sprint(r.EgressBytes), fmt.Sprint(r.IngressBytes), number(r.Cost),
+			r.Day, r.Tenant, r.Sandbox, strconv.FormatInt(r.Sandboxes, 10), number(r.Seconds), number(r.CPUSeconds), number(r.GBSeconds),
+			strconv.FormatInt(r.EgressBytes, 10), strconv.FormatInt(r.IngressBytes, 10), number(r.Cost),
 		})
 	}
 	if err := out.WriteAll(rows); err != nil {

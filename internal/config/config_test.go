@@ -117,7 +117,7 @@ func TestReference(t *testing.T) {
 	const path = "../../docs/configuration.md"
 	want := config.Reference()
 	if *update {
-		if err := os.WriteFile(path, []byte(want), 0o644); err != nil { //nolint:gosec // a document
+		if err := os.WriteFile(path, []byte(want), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -94,7 +94,7 @@ func (r Report) WriteTable(w io.Writer, all bool) error {
 	var b strings.Builder
 	tw := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	for _, f := range r.Findings {
-		fmt.Fprintf(tw, "%s\t%s\t%s\n", f.Status, f.Name, f.Found) //nolint:errcheck // into memory
+		fmt.Fprintf(tw, "%s\t%s\t%s\n", f.Status, f.Name, f.Found)
 	}
 	_ = tw.Flush() // into memory
 	counts := map[Status]int{}

@@ -191,8 +191,8 @@ number two: slow
 	b.Reset()
 	must(t, r.WriteJSON(&b))
 	var back struct {
-		Status   Status
-		Findings []Finding
+		Status   Status    `json:"status"`
+		Findings []Finding `json:"findings"`
 	}
 	must(t, json.Unmarshal([]byte(b.String()), &back))
 	if diff := cmp.Diff(r.Findings, back.Findings); diff != "" || back.Status != Warn {

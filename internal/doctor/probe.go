@@ -78,7 +78,7 @@ func Probe(ctx context.Context, d Deps) Facts {
 
 // read returns a file's text, "" when it cannot be read.
 func (d Deps) read(path string) string {
-	b, err := os.ReadFile(filepath.Join("/", d.Root, path)) //nolint:gosec // names of this package
+	b, err := os.ReadFile(filepath.Join("/", d.Root, path))
 	if err != nil {
 		return ""
 	}
@@ -232,12 +232,12 @@ func tryOverlay(dir string) error {
 
 // tryLoop asks for the number of a free loop device.
 func tryLoop(path string) error {
-	c, err := os.OpenFile(path, os.O_RDWR, 0) //nolint:gosec // a device
+	c, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
-	defer c.Close()                                                //nolint:errcheck // only asked
-	_, err = unix.IoctlRetInt(int(c.Fd()), unix.LOOP_CTL_GET_FREE) //nolint:gosec // a descriptor fits an int
+	defer c.Close() //nolint:errcheck // only asked
+	_, err = unix.IoctlRetInt(int(c.Fd()), unix.LOOP_CTL_GET_FREE)
 	if err != nil {
 		return fmt.Errorf("ask for a free loop device: %w", err)
 	}

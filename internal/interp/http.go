@@ -82,13 +82,13 @@ func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 func refuse(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
-	_, _ = io.WriteString(w, text) //nolint:errcheck // the client being gone is no error
+	_, _ = io.WriteString(w, text) // the client being gone is no error
 }
 
 // answer writes v as JSON. The client being gone is no error.
 func answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(v) //nolint:errcheck,errchkjson // plain values, and see above
+	_ = json.NewEncoder(w).Encode(v) // plain values, and see above
 }
 
 // decode reads a JSON body. An empty one leaves v as it is if that is allowed.
@@ -193,7 +193,7 @@ func (s *Server) run(ctx context.Context, sess *session, t *turn, req Request, o
 	case errors.Is(err, errRemoved):
 		m.Emit(Event{Kind: EventError, Name: endRemove, Value: "Context was deleted"})
 	case ctx.Err() == nil:
-		s.cfg.Log.Error("start kernel", "language", sess.language, "error", err)
+		s.cfg.Log.ErrorContext(ctx, "start kernel", "language", sess.language, "error", err)
 		m.Emit(Event{Kind: EventError, Name: "KernelStartFailed", Value: fmt.Sprintf("The kernel could not be started: %s", err)})
 	}
 }
@@ -203,7 +203,7 @@ func (s *Server) runIn(ctx context.Context, k Kernel, sess *session, req Request
 	defer s.cfg.Watch(k.PID())()
 	err := k.Run(ctx, req, sink)
 	if dead := (*DeadError)(nil); errors.As(err, &dead) {
-		s.cfg.Log.Info("kernel ended", "language", sess.language, "pid", dead.PID, "status", dead.Status)
+		s.cfg.Log.InfoContext(ctx, "kernel ended", "language", sess.language, "pid", dead.PID, "status", dead.Status)
 		sink.Emit(sess.death(dead, s.cfg.Verdict))
 		s.wake(sess, nil) // so that the next execution need not wait for it
 	} else if err != nil {

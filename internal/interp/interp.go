@@ -16,9 +16,10 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/google/uuid"
+
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
-	"github.com/google/uuid"
 )
 
 // Server is the code interpreter. It is an [http.Handler] for port 49999; all of

@@ -87,7 +87,7 @@ func newConnection(spec kernelspec, scratch string) (connection, error) {
 		if err != nil {
 			return c, fmt.Errorf("find a port: %w", err)
 		}
-		defer l.Close()                      //nolint:errcheck // not used
+		defer l.Close()                      //nolint:revive // held until each has a port of its own
 		*port = l.Addr().(*net.TCPAddr).Port //nolint:errcheck // a TCP listener's address
 	}
 	return c, nil
@@ -133,7 +133,7 @@ func startJupyter(ctx context.Context, c jupyterConfig) (*jupyter, error) {
 	}
 	go func() {
 		<-k.proc.done
-		_ = os.RemoveAll(c.scratch) //nolint:errcheck // the box's own scratch space
+		_ = os.RemoveAll(c.scratch) // the box's own scratch space
 		close(k.done)
 	}()
 	if err := k.connect(ctx, conn); err != nil {
@@ -172,9 +172,9 @@ func (k *jupyter) connect(ctx context.Context, conn connection) error {
 		}
 		go func() {
 			<-k.done
-			_ = c.Close() //nolint:errcheck // ends the reader of it
+			_ = c.Close() // ends the reader of it
 		}()
-		release := context.AfterFunc(ctx, func() { _ = c.Close() }) //nolint:errcheck // ends the handshake
+		release := context.AfterFunc(ctx, func() { _ = c.Close() }) // ends the handshake
 		*s.channel, err = openChannel(c, s.typ, s.id, k.limit)
 		release()
 		if err != nil {
@@ -222,7 +222,7 @@ func (k *jupyter) greet(ctx context.Context) error {
 	go k.read(k.stdin, nil, k.asked)
 	var iopub, shell bool
 	for wait := 20 * time.Millisecond; !iopub || !shell; wait = min(2*wait, time.Second) {
-		if _, err := k.ask(k.shell, "kernel_info_request", struct{}{}); err != nil {
+		if err := k.ask(k.shell, "kernel_info_request", struct{}{}); err != nil {
 			return err
 		}
 		timer := time.NewTimer(wait)
@@ -244,13 +244,13 @@ func (k *jupyter) greet(ctx context.Context) error {
 	return nil
 }
 
-// ask sends a request and returns its id.
-func (k *jupyter) ask(c *channel, typ string, content any) (string, error) {
-	frames, id, err := encodeMessage(k.key, k.session, typ, content)
+// ask sends a request whose answer is known by its type.
+func (k *jupyter) ask(c *channel, typ string, content any) error {
+	frames, _, err := encodeMessage(k.key, k.session, typ, content)
 	if err != nil {
-		return "", err
+		return err
 	}
-	return id, c.send(frames...)
+	return c.send(frames...)
 }
 
 // read takes the messages of one socket until it is closed. first, if not nil,

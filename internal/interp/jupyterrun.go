@@ -36,7 +36,7 @@ func (k *jupyter) Run(ctx context.Context, req Request, sink Sink) error {
 		req, sink = Request{}, quiet
 	}
 	if ctx.Err() != nil {
-		return nil //nolint:nilerr // see Kernel
+		return nil // see Kernel
 	}
 	if code := k.before(req.Env); code != "" {
 		if err := k.execute(ctx, code, quiet); err != nil || ctx.Err() != nil {
@@ -52,7 +52,7 @@ func (k *jupyter) Run(ctx context.Context, req Request, sink Sink) error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), k.grace)
 		defer cancel()
 		if err := k.execute(ctx, code, quiet); err != nil {
-			k.log.Warn("reset environment of kernel", "error", err)
+			k.log.WarnContext(ctx, "reset environment of kernel", "error", err)
 		}
 	}
 	return nil
@@ -147,7 +147,7 @@ func (k *jupyter) interrupt() {
 		k.proc.signal(syscall.SIGINT)
 		return
 	}
-	if _, err := k.ask(k.control, "interrupt_request", struct{}{}); err != nil {
+	if err := k.ask(k.control, "interrupt_request", struct{}{}); err != nil {
 		k.log.Warn("interrupt kernel", "error", err)
 	}
 }

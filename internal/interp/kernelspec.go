@@ -81,7 +81,7 @@ func readSpec(dir string) (kernelspec, error) {
 	if err != nil {
 		return kernelspec{}, fmt.Errorf("read kernelspec: %w", err)
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read
 	data, err := io.ReadAll(io.LimitReader(f, maxSpecBytes))
 	if err != nil {
 		return kernelspec{}, fmt.Errorf("read kernelspec: %w", err)

@@ -106,7 +106,7 @@ func startLean(ctx context.Context, c leanConfig) (*lean, error) {
 		k.proc, err = c.account.start(cmd)
 	}
 	for _, f := range theirs {
-		_ = f.Close() //nolint:errcheck // the process has its own
+		_ = f.Close() // the process has its own
 	}
 	if err != nil {
 		r.close()

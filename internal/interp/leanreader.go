@@ -73,7 +73,7 @@ func (r *leanReader) open() (theirs []*os.File, err error) {
 func (r *leanReader) loop() {
 	go func() {
 		<-r.k.proc.done
-		_ = unix.Close(r.wake[1]) //nolint:errcheck // a pipe end
+		_ = unix.Close(r.wake[1])
 	}()
 	defer func() {
 		r.k.proc.close()
@@ -82,7 +82,7 @@ func (r *leanReader) loop() {
 	}()
 	poll := make([]unix.PollFd, 0, ends)
 	for _, fd := range []int{r.ours[endStdout], r.ours[endStderr], r.ours[endMessages], r.wake[0]} {
-		poll = append(poll, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+		poll = append(poll, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}) //nolint:gosec // a descriptor fits
 	}
 	for {
 		if _, err := unix.Poll(poll, -1); err != nil {
@@ -161,14 +161,14 @@ func (r *leanReader) last() {
 
 // close closes what is open. It is not called while loop runs.
 func (r *leanReader) close() {
-	_ = r.k.requests.Close() //nolint:errcheck // a pipe end
+	_ = r.k.requests.Close()
 	fds := append(r.ours[:], r.wake[0])
 	if r.k.proc == nil {
 		fds = append(fds, r.wake[1])
 	}
 	for _, fd := range fds {
 		if fd >= 0 {
-			_ = unix.Close(fd) //nolint:errcheck // a pipe end
+			_ = unix.Close(fd)
 		}
 	}
 }
@@ -185,7 +185,7 @@ func (r *leanReader) printed(end int, p []byte) {
 	run := r.k.run.Load()
 	switch {
 	case run == nil:
-		_, _ = r.k.noise.Write(p) //nolint:errcheck // never fails
+		_, _ = r.k.noise.Write(p)
 	case end == endStdout:
 		run.print(EventStdout, run.out.next(p))
 	default:
@@ -217,7 +217,7 @@ func (r *leanReader) handle(p []byte) {
 	switch m.Ev {
 	case "ready":
 		for _, s := range m.Skipped {
-			r.k.log.Warn(boxrpc.LogSkipped + s.Entry + ": " + s.Error)
+			r.k.log.Warn(boxrpc.LogSkipped + s.Entry + ": " + s.Error) //nolint:sloglint // the host reads it
 		}
 		r.k.failed = m.Failed
 		select {
@@ -227,7 +227,7 @@ func (r *leanReader) handle(p []byte) {
 		}
 	case "display":
 		r.emit(Event{Kind: EventDisplay, Data: m.Data})
-		_, _ = unix.Write(r.ours[endTaken], []byte{1}) //nolint:errcheck // full: it has not read what it waits for
+		_, _ = unix.Write(r.ours[endTaken], []byte{1}) // full: it has not read what it waits for
 	case "result":
 		r.emit(Event{Kind: EventResult, Data: m.Data})
 	case "error":

@@ -29,8 +29,8 @@ func (m mail) size() int64 {
 	return n
 }
 
-func newMailbox(max int64) *mailbox {
-	b := &mailbox{max: max}
+func newMailbox(limit int64) *mailbox {
+	b := &mailbox{max: limit}
 	b.change.L = &b.mu
 	return b
 }

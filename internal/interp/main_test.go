@@ -174,7 +174,7 @@ func (o *outcome) add(l out) {
 }
 
 // text returns the text of the main result.
-func (o outcome) text() string {
+func (o *outcome) text() string {
 	for _, r := range o.results {
 		if r.Main {
 			return r.Text

@@ -115,7 +115,7 @@ func (a account) start(c command) (*process, error) {
 
 // signal sends sig to the whole group. A group that is gone is no error.
 func (p *process) signal(sig syscall.Signal) {
-	_ = syscall.Kill(-p.pid, sig) //nolint:errcheck // ESRCH is the only one, and is fine
+	_ = syscall.Kill(-p.pid, sig) // ESRCH is the only error, and is fine
 }
 
 // close kills the group and waits for the process.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -61,6 +62,9 @@ func frame(v any) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode request: %w", err)
 	}
-	out := binary.BigEndian.AppendUint32(make([]byte, 0, frameHeader+len(data)), uint32(len(data)))
+	if len(data) > math.MaxUint32 {
+		return nil, fmt.Errorf("encode request: %d bytes; a message has at most %d", len(data), uint32(math.MaxUint32))
+	}
+	out := binary.BigEndian.AppendUint32(make([]byte, 0, frameHeader+len(data)), uint32(len(data))) //nolint:gosec // checked
 	return append(out, data...), nil
 }

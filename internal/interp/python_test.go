@@ -6,13 +6,15 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
-	"github.com/google/go-cmp/cmp"
 )
 
 // TestPythonCells runs cells that each show one thing that Python does here.
@@ -291,7 +293,8 @@ func TestPythonSeeds(t *testing.T) {
 			if err := b.srv.Rebind(t.Context(), init); err != nil {
 				t.Fatal(err)
 			}
-			for i, value := range strings.Split(run(draw).text(), ", ") {
+			drawn := run(draw)
+			for i, value := range strings.Split(drawn.text(), ", ") {
 				if value == "0)" || value == "0" {
 					continue // no numpy
 				}
@@ -323,7 +326,7 @@ func TestPythonKilled(t *testing.T) {
 	if o.err.End == nil || o.err.End.Cause != bulkhead.CauseMemoryLimit || o.err.End.Limit != 100<<20 {
 		t.Errorf("the end is %+v, want the guard's verdict", o.err.End)
 	}
-	for _, want := range []string{"memory_limit", fmt.Sprint(100 << 20), fmt.Sprint(150 << 20)} {
+	for _, want := range []string{"memory_limit", strconv.Itoa(100 << 20), strconv.Itoa(150 << 20)} {
 		if !strings.Contains(o.err.Value, want) {
 			t.Errorf("the error is %q, want %s in it", o.err.Value, want)
 		}

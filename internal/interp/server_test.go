@@ -13,9 +13,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
-	"github.com/google/go-cmp/cmp"
 )
 
 // fakeKernel runs nothing: it waits until it is told that the code has ended. It

@@ -149,7 +149,7 @@ func (s *session) touch(ctx context.Context) {
 	k := s.kernel
 	s.mu.Unlock()
 	if k != nil {
-		_ = k.Run(ctx, Request{Touch: true}, discard{}) //nolint:errcheck // the next execution finds out
+		_ = k.Run(ctx, Request{Touch: true}, discard{}) // the next execution finds out
 	}
 }
 

@@ -81,7 +81,7 @@ func (f *zmtpFilter) header() error {
 	}
 	head := make([]byte, 2, 9)
 	if flags&zmtpLong != 0 {
-		head = head[:9]
+		head = head[:9] //nolint:gosec // its capacity
 	}
 	head[0] = flags
 	if _, err := io.ReadFull(f.in, head[1:]); err != nil {
@@ -97,8 +97,8 @@ func (f *zmtpFilter) header() error {
 	if flags&zmtpMore == 0 {
 		f.frames = 0
 	}
-	if size <= uint64(f.max) {
-		f.head, f.left = head, int64(size)
+	if size <= uint64(f.max) { //nolint:gosec // positive
+		f.head, f.left = head, int64(size) //nolint:gosec // at most max
 		return nil
 	}
 	size = min(size, 1<<62)
@@ -123,9 +123,9 @@ type channel struct {
 	mu sync.Mutex // guards writing
 }
 
-// openChannel shakes hands on conn. id is the socket's identity; max bounds the
+// openChannel shakes hands on conn. id is the socket's identity; limit bounds the
 // length of a frame.
-func openChannel(conn net.Conn, typ zmq4.SocketType, id string, max int64) (_ *channel, err error) {
+func openChannel(conn net.Conn, typ zmq4.SocketType, id string, limit int64) (_ *channel, err error) {
 	defer func() {
 		if p := recover(); p != nil { // so zmq4 takes a handshake that is none
 			err = fmt.Errorf("open kernel socket: %v", p)
@@ -134,7 +134,7 @@ func openChannel(conn net.Conn, typ zmq4.SocketType, id string, max int64) (_ *c
 	c := &channel{}
 	c.filter = &zmtpFilter{
 		Conn: conn, in: bufio.NewReaderSize(conn, 16<<10), out: bufio.NewWriterSize(conn, 16<<10),
-		max: max, dropped: func(n int64) { c.drops.Add(n) },
+		max: limit, dropped: func(n int64) { c.drops.Add(n) },
 		shaking: true, greeting: zmtpGreeting,
 	}
 	if c.conn, err = zmq4.Open(c.filter, null.Security(), typ, zmq4.SocketIdentity(id), false, nil); err != nil {

@@ -132,18 +132,19 @@ func add(r *openapi31.Reflector, info Info, c Call) error {
 
 // operationID is a name for the call in generated clients, such as "getKeysById".
 func operationID(c Call) string {
-	id := strings.ToLower(c.Method())
-	for _, part := range strings.Split(strings.TrimPrefix(c.Path(), "/v1/"), "/") {
+	var id strings.Builder
+	id.WriteString(strings.ToLower(c.Method()))
+	for part := range strings.SplitSeq(strings.TrimPrefix(c.Path(), "/v1/"), "/") {
 		name, param := strings.CutPrefix(part, "{")
 		name = strings.TrimRight(name, "}.")
 		if param {
-			id += "By"
+			id.WriteString("By")
 		}
 		for _, word := range strings.FieldsFunc(name, func(r rune) bool { return r == '-' || r == '_' || r == '.' }) {
-			id += strings.ToUpper(word[:1]) + word[1:]
+			id.WriteString(strings.ToUpper(word[:1]) + word[1:])
 		}
 	}
-	return id
+	return id.String()
 }
 
 // require marks the fields that an answer always has: those without omitempty.

@@ -312,7 +312,7 @@ func TestWebSocket(t *testing.T) {
 	}))
 	dial := func(ctx context.Context) *websocket.Conn {
 		t.Helper()
-		c, res, err := websocket.Dial(ctx, "ws://3000-"+id+".e2b.test/chat", &websocket.DialOptions{HTTPClient: b.client(false)}) //nolint:bodyclose // the library does that
+		c, res, err := websocket.Dial(ctx, "ws://3000-"+id+".e2b.test/chat", &websocket.DialOptions{HTTPClient: b.client(false)})
 		if err != nil {
 			t.Fatalf("%v, %v", res, err)
 		}

@@ -6,7 +6,9 @@ import (
 )
 
 // Pools shows a test the connections.
-func Pools(s *Store) map[string]*sql.DB { return map[string]*sql.DB{"read": s.read.DB, "write": s.write} }
+func Pools(s *Store) map[string]*sql.DB {
+	return map[string]*sql.DB{"read": s.read.DB, "write": s.write}
+}
 
 // Migrations shows a test the schema's history.
 var Migrations = migrations

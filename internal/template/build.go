@@ -169,7 +169,7 @@ func (b *build) make(ctx context.Context, r Recipe, src source, digest string) (
 	}
 	defer func() {
 		if err := os.RemoveAll(dir); err != nil {
-			b.cfg.Log.Error("remove build directory", slog.Any("error", err))
+			b.cfg.Log.ErrorContext(ctx, "remove build directory", slog.Any("error", err))
 		}
 	}()
 	w, err := newWork(b, r, src, dir)
@@ -187,10 +187,10 @@ func (b *build) make(ctx context.Context, r Recipe, src source, digest string) (
 	if err != nil {
 		return record{}, err
 	}
-	b.cfg.Log.Info("built template", slog.String("template", r.Name), slog.String("digest", digest),
+	b.cfg.Log.InfoContext(ctx, "built template", slog.String("template", r.Name), slog.String("digest", digest),
 		slog.Int64("size_bytes", rec.SizeBytes), slog.Duration("took", time.Since(begin)))
 	if err := b.trimCache(); err != nil {
-		b.cfg.Log.Warn("cache of downloads", slog.Any("error", err))
+		b.cfg.Log.WarnContext(ctx, "cache of downloads", slog.Any("error", err))
 	}
 	return rec, nil
 }
@@ -228,8 +228,7 @@ func (w *work) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return fmt.Errorf("%s: %w", step.action, context.Cause(ctx))
 		}
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			return &bulkhead.Error{
 				Code: bulkhead.CodeInvalid,
 				Msg:  fmt.Sprintf("step %d of %d, %s: %v: %s", i+1, len(steps), step.action, exit, w.build.output()),

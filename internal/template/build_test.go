@@ -398,8 +398,7 @@ func TestBuildThatIsKilled(t *testing.T) {
 }
 
 func ignoreExit(err error) error {
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if _, ok := errors.AsType[*exec.ExitError](err); ok {
 		return nil
 	}
 	return err

@@ -59,7 +59,7 @@ func (w *work) prepare() error {
 	if err != nil {
 		return fmt.Errorf("open tree: %w", err)
 	}
-	defer root.Close() //nolint:errcheck // opened for looking up
+	defer root.Close()
 	for _, m := range mountPoints {
 		stat := root.Stat
 		if m.real {
@@ -93,7 +93,7 @@ func (w *work) finish(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open tree: %w", err)
 	}
-	defer root.Close() //nolint:errcheck // opened for looking up
+	defer root.Close()
 	for _, pattern := range leftovers {
 		names, err := fs.Glob(root.FS(), pattern)
 		if err != nil {

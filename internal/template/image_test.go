@@ -170,8 +170,7 @@ func inspect(t testing.TB, image, script string) string {
 		Argv: []string{"/bin/sh", "-ec", `mount -t erofs -o loop,ro "$1" "$2"; cd "$2"; ` + script, "sh", image, t.TempDir()},
 		Env:  []string{"PATH=" + hostPath, "LC_ALL=C.UTF-8"},
 	}, &b)
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if _, ok := errors.AsType[*exec.ExitError](err); ok {
 		t.Fatalf("inspect: %v: %s", err, b.String())
 	}
 	if err != nil {

@@ -52,9 +52,10 @@ func (w *work) openParent(ctx context.Context) error {
 			return fmt.Errorf("open template: %w", err)
 		}
 	}
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-ec", `
+	const open = `
 mount -t erofs -o loop,ro,nodev "$1" lower
-mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work bulkhead root || cp -a lower/. root`, "sh", p.Image) //nolint:gosec // paths of our own
+mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work bulkhead root || cp -a lower/. root`
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-ec", open, "sh", p.Image) //nolint:gosec // a path of our own
 	cmd.Dir, cmd.Env = w.dir, []string{"PATH=" + hostPath, "LC_ALL=C.UTF-8"}
 	cmd.Stdout, cmd.Stderr = w.build, w.build
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

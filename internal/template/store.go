@@ -263,7 +263,7 @@ func (s *Store) Reap(ctx context.Context, inUse func(digest string) bool) error 
 		return fmt.Errorf("reap builds: %w", err)
 	}
 	for _, e := range entries {
-		s.cfg.Log.Info("removing an unfinished build", slog.String("dir", e.Name()))
+		s.cfg.Log.InfoContext(ctx, "removing an unfinished build", slog.String("dir", e.Name()))
 		err = errors.Join(err, os.RemoveAll(s.dir("build", e.Name())))
 	}
 	refs, refErr := s.pointed()
@@ -277,7 +277,7 @@ func (s *Store) Reap(ctx context.Context, inUse func(digest string) bool) error 
 		if !digestSyntax.MatchString(digest) || refs[digest] > 0 || inUse != nil && inUse(digest) {
 			continue
 		}
-		s.cfg.Log.Info("removing an unused image", slog.String("digest", digest))
+		s.cfg.Log.InfoContext(ctx, "removing an unused image", slog.String("digest", digest))
 		err = errors.Join(err, s.discard(digest))
 	}
 	return errors.Join(err, s.trimCache())
@@ -310,7 +310,7 @@ func (s *Store) lock(ctx context.Context, file string, waiting func()) (unlock f
 		if ok {
 			return func() {
 				if err := l.Unlock(); err != nil {
-					s.cfg.Log.Error("unlock templates", slog.Any("error", err))
+					s.cfg.Log.ErrorContext(ctx, "unlock templates", slog.Any("error", err))
 				}
 			}, nil
 		}

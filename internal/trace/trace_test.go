@@ -1,9 +1,9 @@
 package trace_test
 
 import (
-	"context"
 	"errors"
 	"regexp"
+	"strings"
 	"sync"
 	"testing"
 
@@ -41,11 +41,11 @@ func TestStagesOfARequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, m := range families[0].GetMetric() {
-		labels := ""
+		var labels strings.Builder
 		for _, l := range m.GetLabel() {
-			labels += l.GetName() + "=" + l.GetValue() + " "
+			labels.WriteString(l.GetName() + "=" + l.GetValue() + " ")
 		}
-		counts[labels] = m.GetHistogram().GetSampleCount()
+		counts[labels.String()] = m.GetHistogram().GetSampleCount()
 	}
 	for _, s := range []string{"acquire", "restore", "all"} {
 		if counts["from=cold request=create stage="+s+" "] != 1 {
@@ -59,7 +59,7 @@ func TestStagesOfARequest(t *testing.T) {
 
 // A stage outside any request is allowed and recorded nowhere.
 func TestStageWithoutRequest(t *testing.T) {
-	ctx, end := trace.Stage(context.Background(), "refill")
+	ctx, end := trace.Stage(t.Context(), "refill")
 	trace.From(ctx, "new")
 	end(nil)
 }

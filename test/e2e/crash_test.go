@@ -91,7 +91,7 @@ func TestBadInput(t *testing.T) {
 		})
 	}
 	t.Run("a body of 1 GB", func(t *testing.T) {
-		req, err := http.NewRequestWithContext(t.Context(), "POST", "http://"+s.http+"/v2/sandboxes", io.LimitReader(zeros{}, 1<<30))
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+s.http+"/v2/sandboxes", io.LimitReader(zeros{}, 1<<30))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -101,7 +101,7 @@ func TestBadInput(t *testing.T) {
 			return // cut off while we were sending: as good
 		}
 		defer resp.Body.Close()
-		if resp.StatusCode != 413 && resp.StatusCode != 400 {
+		if resp.StatusCode != http.StatusRequestEntityTooLarge && resp.StatusCode != http.StatusBadRequest {
 			t.Errorf("status %d", resp.StatusCode)
 		}
 	})

@@ -8,9 +8,6 @@ package e2e
 import (
 	"bufio"
 	"bytes"
-	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -73,7 +70,7 @@ func (l *lockedBuffer) String() string {
 var (
 	shared     *server
 	sharedOnce sync.Once
-	sharedErr  error
+	errShared  error
 )
 
 func TestMain(m *testing.M) {
@@ -115,18 +112,18 @@ func serve(t *testing.T) *server {
 	t.Helper()
 	bin, data := need(t)
 	sharedOnce.Do(func() {
-		if sharedErr = openWorld(); sharedErr != nil {
+		if errShared = openWorld(); errShared != nil {
 			return
 		}
 		shared = &server{data: data, run: "/run/bulkhead-test"}
-		sharedErr = shared.start(bin)
+		errShared = shared.start(bin)
 	})
-	if sharedErr != nil {
+	if errShared != nil {
 		log := ""
 		if shared != nil {
 			log = shared.log.String()
 		}
-		t.Fatalf("start server: %v\n%s", sharedErr, log)
+		t.Fatalf("start server: %v\n%s", errShared, log)
 	}
 	return shared
 }
@@ -216,27 +213,6 @@ func (s *server) kill() error {
 	}
 	<-s.done
 	return nil
-}
-
-// secure is an HTTP client that trusts the server's authority and resolves every
-// name below the domain to it.
-func (s *server) secure(t *testing.T) *http.Client {
-	t.Helper()
-	pem, err := os.ReadFile(s.caFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		t.Fatal("no certificate in " + s.caFile)
-	}
-	return &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
-		TLSClientConfig:   &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-		ForceAttemptHTTP2: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "tcp", s.tls)
-		},
-	}}
 }
 
 // residue lists what of Bulkhead is on the host.

@@ -68,7 +68,10 @@ while True:
 			if err != nil {
 				t.Fatal(err)
 			}
-			for range p.Output() { // until its end
+			for _, err := range p.Output() { // until its end
+				if err != nil {
+					t.Fatal(err)
+				}
 			}
 			end, err := p.Wait()
 			if err != nil {
@@ -143,12 +146,12 @@ func TestBoxMemoryLimit(t *testing.T) {
 // nor another box.
 func TestIsolation(t *testing.T) {
 	s := serve(t)
-	ln, err := net.Listen("tcp", "0.0.0.0:0") //nolint:gosec // what a box must not reach
+	ln, err := net.Listen("tcp", "0.0.0.0:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "host") })} //nolint:gosec // ends with the test
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "host") })}
 	go func() { _ = srv.Serve(ln) }()
 	_, port, err := net.SplitHostPort(ln.Addr().String())
 	if err != nil {

@@ -66,7 +66,10 @@ func TestResize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for out := range p.Output() {
+	for out, err := range p.Output() {
+		if err != nil {
+			t.Fatal(err)
+		}
 		if strings.Contains(string(out.Data), "ready") {
 			break
 		}

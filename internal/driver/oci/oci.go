@@ -121,11 +121,13 @@ func (b Box) lastLog() string {
 	if err != nil {
 		return ""
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read
 	var last string
 	s := bufio.NewScanner(io.LimitReader(f, 1<<20))
 	for s.Scan() {
-		var rec struct{ Msg string }
+		var rec struct {
+			Msg string `json:"msg"`
+		}
 		if json.Unmarshal(s.Bytes(), &rec) == nil && rec.Msg != "" {
 			last = rec.Msg
 		}
@@ -172,7 +174,7 @@ func (b Box) Ready(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read
 	watch, cancel := context.WithCancel(ctx)
 	ended := make(chan bool, 1)
 	go func() {
@@ -227,7 +229,7 @@ func (b Box) tail(ctx context.Context, say pool.Say) {
 		say(slog.LevelError, err.Error())
 		return
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read
 	defer context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })()
 	r := bufio.NewReaderSize(f, maxLogLine)
 	for {
@@ -258,7 +260,7 @@ func tailRest(f *os.File, say pool.Say) {
 	_ = c.Control(func(fd uintptr) { // the pipe is open, and does not block
 		buf := make([]byte, 64<<10)
 		for len(rest) < maxRest {
-			n, err := unix.Read(int(fd), buf) //nolint:gosec // a descriptor fits
+			n, err := unix.Read(int(fd), buf)
 			if n <= 0 || err != nil {
 				return
 			}
@@ -310,7 +312,7 @@ func WaitPid(ctx context.Context, pid int) error {
 		return fmt.Errorf("open pidfd of %d: %w", pid, err)
 	}
 	f := os.NewFile(uintptr(fd), "pidfd")
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read
 	defer context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })()
 	c, err := f.SyscallConn()
 	if err != nil {

@@ -266,7 +266,7 @@ func unmount(dir string) error {
 
 // run runs a program of the host and returns what it said when it fails.
 func run(ctx context.Context, name string, args ...string) error {
-	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput() //nolint:gosec // fixed programs, our own paths
+	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("run %s: %w: %s", name, err, strings.TrimSpace(string(out)))
 	}

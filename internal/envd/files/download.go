@@ -40,7 +40,7 @@ func (s *Service) download(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // only read
 	var content io.ReadSeeker = f
 	size := st.Size()
 	if size == 0 {

@@ -86,7 +86,7 @@ func copyFile(from, to string, st fs.FileInfo) error {
 	if err != nil {
 		return err
 	}
-	defer src.Close()
+	defer src.Close() //nolint:errcheck // only read
 	dst, err := sysfile.Open(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err

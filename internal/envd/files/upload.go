@@ -302,7 +302,7 @@ func appendFile(f *os.File, path string) error {
 	if err != nil {
 		return err
 	}
-	defer src.Close()
+	defer src.Close() //nolint:errcheck // only read
 	_, err = f.ReadFrom(src)
 	return err
 }

@@ -50,7 +50,7 @@ func List(proc string) ([]Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
-	defer dir.Close()
+	defer dir.Close() //nolint:errcheck // only read
 	names, err := dir.Readdirnames(maxProcesses)
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)

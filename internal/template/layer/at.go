@@ -49,8 +49,8 @@ func (t *Tree) parent(name string) (int, error) {
 	if err != nil {
 		return -1, invalid(err, "open parent directory")
 	}
-	real, err := os.Readlink(procPath(fd))
-	if err != nil || len(real) > maxPath {
+	full, err := os.Readlink(procPath(fd))
+	if err != nil || len(full) > maxPath {
 		return -1, errors.Join(bulkhead.Errorf(bulkhead.CodeInvalid,
 			"a directory is deeper than %d bytes of path", maxPath), unix.Close(fd))
 	}
@@ -129,7 +129,7 @@ func chmod(dir int, base string, h *tar.Header) error {
 func setTime(dir int, base string, at time.Time) error {
 	ts, err := unix.TimeToTimespec(at)
 	if err != nil || at.Unix() < 0 {
-		return nil // a time before 1970 or past the range is not worth an error
+		return nil //nolint:nilerr // a time before 1970 or past the range is not worth an error
 	}
 	flags := unix.AT_SYMLINK_NOFOLLOW
 	if base == "" {

@@ -272,7 +272,7 @@ func TestApplyEndsWithItsContext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tree.Close() //nolint:errcheck // a test
+	defer tree.Close()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := tree.Apply(ctx, bytes.NewReader(pack(t, file("a", "b")))); !errors.Is(err, context.Canceled) {

@@ -43,7 +43,7 @@ func openMemory(file string, told int64) {
 func followMemory() {
 	var limit, events int
 	var overhead int64
-	if _, err := fmt.Sscan(os.Getenv(memoryVariable), &limit, &events, &overhead); err != nil {
+	if _, err := fmt.Sscan(os.Getenv(memoryVariable), &limit, &events, &overhead); err != nil { //nolint:forbidigo // set by the same program
 		return
 	}
 	go func() {
@@ -51,13 +51,13 @@ func followMemory() {
 		for {
 			// A plain call: the runtime's poller is not used, so that the sentry's
 			// system call filters need to allow nothing more.
-			if _, err := unix.Read(events, buf); err != nil && err != unix.EINTR { //nolint:errorlint // a number
+			if _, err := unix.Read(events, buf); err != nil && err != unix.EINTR {
 				return
 			}
 			if now, ok := readLimit(limit); ok && now > overhead {
 				// Words that the sentry reads one by one, without a lock of its own.
-				usage.MinimumTotalMemoryBytes = uint64(now - overhead)
-				usage.MaximumTotalMemoryBytes = uint64(now - overhead)
+				size := uint64(now - overhead) //nolint:gosec // positive
+				usage.MinimumTotalMemoryBytes, usage.MaximumTotalMemoryBytes = size, size
 			}
 		}
 	}()
