@@ -59,7 +59,7 @@ func noisy(ctx context.Context, o options, r *report) error {
 	if err != nil {
 		return err
 	}
-	victim, err := c.Create(ctx, request(interpreter))
+	victim, err := c.Create(ctx, request())
 	if err != nil {
 		return err
 	}
@@ -175,7 +175,7 @@ func offend(ctx context.Context, o options, in io.Reader, out io.Writer) error {
 // run goes on until ctx is done, in one box after the other if need be, and
 // returns an end that is not the offender's.
 func (off offender) run(ctx context.Context, c *client.Client) error {
-	req := request(interpreter)
+	req := request()
 	req.Limits = neighbourLimits
 	for ctx.Err() == nil {
 		sb, err := c.Create(ctx, req)
