@@ -66,7 +66,7 @@ lint: ## golangci-lint, pinned in tools/go.mod (the first run compiles it)
 fmt: ## format the code
 	@$(GO) tool -modfile=tools/go.mod golangci-lint fmt
 
-vuln: ## known vulnerabilities in what the code calls (asks vuln.go.dev)
+vuln: ## known vulnerabilities in what the code calls (asks its public database)
 	@$(GO) tool -modfile=tools/go.mod govulncheck ./...
 
 generate: ## make generated code and documents anew
