@@ -75,7 +75,7 @@ var tableMark = regexp.MustCompile(`(?s)(<!-- bench:([a-z]+) -->\n).*?(<!-- /ben
 
 // WriteTables makes every marked table of a document anew from the results.
 func WriteTables(doc, out string) error {
-	text, err := os.ReadFile(doc) //nolint:gosec // the operator names it
+	text, err := os.ReadFile(doc)
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func WriteTables(doc, out string) error {
 }
 
 func tableOf(path string) (string, error) {
-	data, err := os.ReadFile(path) //nolint:gosec // the operator names it
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return "", err
 	}

@@ -47,7 +47,7 @@ func (c *doctorCmd) Run(ctx context.Context, env *cli.Env, app *cli.App) error {
 // one that remove takes away again where there is no such folder or it is not
 // ours to write.
 func runtimeForDoctor(data string) (runsc string, remove func(), err error) {
-	if _, err := os.Stat(data); err == nil {
+	if _, err := os.Stat(data); err == nil { //nolint:gosec // the operator's own folder
 		if dir, _, err := bundled.Install(runtimeFolder(data), bundled.Runsc); err == nil {
 			return filepath.Join(dir, bundled.Runsc), func() {}, nil
 		}

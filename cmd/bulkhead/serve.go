@@ -173,7 +173,7 @@ func lockFolder(ctx context.Context, dir string) (*os.File, error) {
 	again := time.NewTicker(20 * time.Millisecond)
 	defer again.Stop()
 	for end := time.Now().Add(lockPatience); ; {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a descriptor fits
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			return f, nil
 		}
@@ -203,7 +203,7 @@ func (s *server) openHost(ctx context.Context) error {
 	}
 	if s.cfg.Protect {
 		if s.unprotect, err = s.groups.Protect(s.cfg.ReserveMemory); err != nil {
-			s.log.Warn("the server has no floor of its own on this host", "err", err)
+			s.log.WarnContext(ctx, "the server has no floor of its own on this host", "err", err)
 		}
 	}
 	resolvers := make([]netip.AddrPort, len(nameservers))
@@ -257,7 +257,7 @@ func (s *server) openHost(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("take over sandboxes: %w", err)
 	}
-	s.log.Info("host ready", "driver", s.cfg.Driver, "cgroups", string(layout.Mode),
+	s.log.InfoContext(ctx, "host ready", "driver", s.cfg.Driver, "cgroups", string(layout.Mode),
 		"adopted", found.Adopted, "ended", found.Ended, "reaped", found.Reaped)
 	return s.openSupply(ctx, snapshots)
 }
@@ -415,7 +415,7 @@ func (s *server) credentials(ctx context.Context) error {
 		creds.CAFile = s.authority.CAFile()
 	}
 	s.firstKey = creds.APIKey
-	data, err := json.MarshalIndent(creds, "", "  ")
+	data, err := json.MarshalIndent(creds, "", "  ") //nolint:gosec // the key is what the file is for
 	if err != nil {
 		return fmt.Errorf("encode credentials: %w", err)
 	}
@@ -492,8 +492,9 @@ func (s *server) run(ctx context.Context, out io.Writer) error {
 	s.greet(out)
 	g.Go(func() error {
 		<-gctx.Done()
-		s.log.Info("stopping")
-		return errors.Join(s.stop(servers), func() error { stopWork(); return nil }())
+		s.log.InfoContext(ctx, "stopping")
+		defer stopWork()
+		return s.stop(servers)
 	})
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("serve: %w", err)

@@ -84,7 +84,7 @@ func recipeOf(req cli.TemplateBuild) (r template.Recipe, err error) {
 		if ferr != nil {
 			return r, bulkhead.Errorf(bulkhead.CodeInvalid, "recipe %q is neither a file nor one that Bulkhead brings (base, code-interpreter-v1)", req.Recipe)
 		}
-		defer f.Close()
+		defer f.Close() //nolint:errcheck // only read
 		r, err = template.ParseRecipe(f)
 	}
 	if err != nil {

@@ -135,7 +135,8 @@ func (s *Server) setNetwork(w http.ResponseWriter, r *http.Request, c caller) er
 		field string
 		set   bool
 	}{
-		{"allowPublicTraffic", body.AllowPublicTraffic != nil}, {"httpsPorts", len(body.HTTPSPorts) > 0},
+		{"allowPublicTraffic", body.AllowPublicTraffic != nil},
+		{"httpsPorts", len(body.HTTPSPorts) > 0},
 		{"maskRequestHost", body.MaskRequestHost != ""},
 	} {
 		if o.set {

@@ -163,7 +163,8 @@ func TestTenantLife(t *testing.T) {
 	key, _ := b.keyOf("new", func(r *store.KeyRequest) { r.Scopes = []string{store.ScopeRun, store.ScopeManage} })
 	r := b.callAs(key, "GET /v1/tenants/new", "")
 	var view struct {
-		Quota, Effective bulkhead.Quota
+		Quota     bulkhead.Quota `json:"quota"`
+		Effective bulkhead.Quota `json:"effective"`
 	}
 	if err := json.Unmarshal([]byte(r.body), &view); err != nil || r.status != 200 {
 		t.Fatalf("%d %s, %v", r.status, r.body, err)
@@ -337,9 +338,10 @@ func TestUsage(t *testing.T) {
 	}
 	const cost = 0.001*10 + 0.01*2 + 0.1*5 + 0.5
 	var got struct {
-		From, To string
-		Rows     []store.UsageRow
-		Total    bulkhead.Usage
+		From  string           `json:"from"`
+		To    string           `json:"to"`
+		Rows  []store.UsageRow `json:"rows"`
+		Total bulkhead.Usage   `json:"total"`
 	}
 	get := func(key, query string) reply {
 		t.Helper()

@@ -383,7 +383,7 @@ func (g *Group) raise(c cgroup1.Cgroup, r *specs.LinuxResources) error {
 
 // writeFile writes a control file.
 func writeFile(dir, name, value string) error {
-	f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_TRUNC, 0) //nolint:gosec // a kernel file under a checked name
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_TRUNC, 0)
 	if err != nil {
 		return err
 	}
@@ -393,6 +393,6 @@ func writeFile(dir, name, value string) error {
 
 // readFile reads a control file without the line's end.
 func readFile(dir, name string) (string, error) {
-	b, err := os.ReadFile(filepath.Join(dir, name)) //nolint:gosec // a kernel file under a checked name
+	b, err := os.ReadFile(filepath.Join(dir, name))
 	return strings.TrimSpace(string(b)), err
 }

@@ -105,7 +105,7 @@ func detect(mounts []*procfs.MountInfo) (Layout, error) {
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return l, fmt.Errorf("read controllers: %w", err)
 		}
-		for _, c := range strings.Fields(s) {
+		for c := range strings.FieldsSeq(s) {
 			if slices.Contains(controllers, Controller(c)) {
 				l.V2Controllers = append(l.V2Controllers, Controller(c))
 			}

@@ -39,7 +39,7 @@ func (g *Group) Start(cmd *exec.Cmd) error {
 		return bulkhead.Errorf(bulkhead.CodeConflict, "the box is frozen")
 	}
 	if dir := g.unified(); dir != "" {
-		f, err := os.Open(dir) //nolint:gosec // our own group
+		f, err := os.Open(dir)
 		if err != nil {
 			return fmt.Errorf("open group %s: %w", g.name, err)
 		}
@@ -47,7 +47,7 @@ func (g *Group) Start(cmd *exec.Cmd) error {
 		if cmd.SysProcAttr == nil {
 			cmd.SysProcAttr = &syscall.SysProcAttr{}
 		}
-		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(f.Fd()) //nolint:gosec // a descriptor fits an int
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(f.Fd())
 	}
 	if len(g.t.layout.V1) == 0 {
 		return cmd.Start()
@@ -92,14 +92,14 @@ func offMainThread(f func() (keep bool, err error)) error {
 // canCloneInto reports whether a child can be started in a v2 group, which takes
 // Linux 5.7. It gets as far as the exec of a program that does not exist.
 func canCloneInto(dir string) bool {
-	f, err := os.Open(dir) //nolint:gosec // our own group
+	f, err := os.Open(dir)
 	if err != nil {
 		return false
 	}
 	defer f.Close() //nolint:errcheck // only read
 	cmd := &exec.Cmd{
 		Path:        "/nonexistent/bulkhead",
-		SysProcAttr: &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(f.Fd())}, //nolint:gosec // a descriptor fits an int
+		SysProcAttr: &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(f.Fd())},
 	}
 	return errors.Is(cmd.Start(), os.ErrNotExist)
 }

@@ -113,7 +113,7 @@ func (r *reader) read(dir, name string, optional bool) string {
 		return ""
 	}
 	s, err := readFile(dir, name)
-	if err != nil && !(optional && errors.Is(err, os.ErrNotExist)) {
+	if err != nil && (!optional || !errors.Is(err, os.ErrNotExist)) {
 		r.err = err
 	}
 	return s

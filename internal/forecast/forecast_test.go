@@ -192,11 +192,10 @@ func TestTimerIsProvidedForAroundItsTime(t *testing.T) {
 	if half.Warm != 0 {
 		t.Errorf("half an hour before the timer: %d warm (%v); want 0", half.Warm, half.Why)
 	}
-	due := m.Target(half.Until)
 	if half.Until.After(last.Add(period-time.Second)) || half.Until.Before(last.Add(period*3/4)) {
 		t.Errorf("asks again at %v; want shortly before %v", half.Until, last.Add(period))
 	}
-	due = feed(m, nil, last.Add(period-time.Second))
+	due := feed(m, nil, last.Add(period-time.Second))
 	if due.Warm != 1 || due.Why.Cause != CauseTimer {
 		t.Errorf("a second before the timer: %d warm (%v); want 1 for the timer", due.Warm, due.Why)
 	}

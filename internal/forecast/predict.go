@@ -79,7 +79,7 @@ func (d Distribution) AtLeast(n int) float64 {
 	return max(0, 1-sum)
 }
 
-// logs yields ln P(claims = n) for n = 0, 1, 2, …
+// logs yields ln P(claims = n) for n = 0, 1, 2 and so on.
 func (d Distribution) logs() func(func(float64) bool) {
 	return func(yield func(float64) bool) {
 		over := d.Variance - d.Mean

@@ -64,7 +64,7 @@ func (p *pair) add(claims, expected, decay float64) {
 }
 
 // ratio is how the claims compare with the pattern, pulled to 1 by prior claims.
-func (p pair) ratio(prior float64) float64 { return (p.claims + prior) / (p.expected + prior) }
+func (p *pair) ratio(prior float64) float64 { return (p.claims + prior) / (p.expected + prior) }
 
 // spread is what is needed for the variance of a count: claims come in clumps,
 // and the rate itself differs from its forecast.

@@ -105,7 +105,7 @@ func (s *stage) size(at moment, timers bool) verdict {
 	v := verdict{why: Reason{Cause: CauseQuiet, Worth: seconds(1 / s.pays)}, until: until}
 	if top >= 0 {
 		v.boxes = groups[top].high
-		v.why = s.reason(top, at, hazards[top], timed)
+		v.why = s.reason(top, at, hazards[top], timed) //nolint:gosec // top is an index of both
 	}
 	return v
 }

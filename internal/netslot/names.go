@@ -36,7 +36,7 @@ func (a *Allocator) listen() error {
 			if err != nil {
 				return fmt.Errorf("open the forwarder's port: %w", err)
 			}
-			port := l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // it is one
+			port := l.Addr().(*net.TCPAddr).Port //nolint:errcheck,forcetypeassert // it is one
 			pc, err := lc.ListenPacket(ctx, "udp4", ":"+strconv.Itoa(port))
 			if err != nil {
 				_ = l.Close()

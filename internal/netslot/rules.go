@@ -189,7 +189,7 @@ func newRuleset(host hostNS, p plan, cfg Config, forwarder uint16) *ruleset {
 		s.Size = uint32(p.size()) //nolint:gosec // at most 2^20
 	}
 	for i, s := range r.sets.all() {
-		s.ID = uint32(i + 1) //nolint:gosec // a dozen
+		s.ID = uint32(i + 1)
 	}
 	return r
 }

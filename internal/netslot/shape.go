@@ -126,15 +126,15 @@ const maxUnit = 1<<16 - 1
 func (a *Allocator) setBucket(link int, kbps, pps int64) error {
 	rate, unit := uint64(kbps)*1000/8, uint64(0) //nolint:gosec // checked range
 	if pps > 0 {
-		rate = min(rate, uint64(pps)*maxUnit) //nolint:gosec // no more than the largest packets can carry
-		unit = rate / uint64(pps)             //nolint:gosec // checked range
+		rate = min(rate, uint64(pps)*maxUnit)
+		unit = rate / uint64(pps)
 	}
 	burst := min(max(rate/200, 16<<10, 4*unit), 64<<20)
 	queue := min(max(rate/20, 32<<10), 256<<20)
 	opt := nl.TcTbfQopt{
-		Rate:   nl.TcRateSpec{Rate: uint32(min(rate, math.MaxUint32)), Mpu: uint16(unit)}, //nolint:gosec // at most maxUnit
-		Limit:  uint32(burst + queue),                                                     //nolint:gosec // at most 320 MiB
-		Buffer: netlink.Xmittime(rate, uint32(burst)),                                     //nolint:gosec // at most 64 MiB
+		Rate:   nl.TcRateSpec{Rate: uint32(min(rate, math.MaxUint32)), Mpu: uint16(unit)},
+		Limit:  uint32(burst + queue),
+		Buffer: netlink.Xmittime(rate, uint32(burst)),
 	}
 	options := nl.NewRtAttr(nl.TCA_OPTIONS, nil)
 	options.AddRtAttr(nl.TCA_TBF_PARMS, opt.Serialize())
@@ -148,7 +148,7 @@ func (a *Allocator) setBucket(link int, kbps, pps int64) error {
 	// takes minutes to send.
 	packets := max(min(uint64(pps)/20, queue/1500), 20) //nolint:gosec // checked range
 	inner := netlink.QdiscAttrs{LinkIndex: link, Handle: netlink.MakeHandle(2, 0), Parent: netlink.MakeHandle(1, 1)}
-	return a.putQdisc(inner, "pfifo", nl.NewRtAttr(nl.TCA_OPTIONS, nl.Uint32Attr(uint32(packets)))) //nolint:gosec // at most 2^18
+	return a.putQdisc(inner, "pfifo", nl.NewRtAttr(nl.TCA_OPTIONS, nl.Uint32Attr(uint32(packets))))
 }
 
 // putQdisc makes a queue or changes one that is there.

@@ -73,7 +73,7 @@ func (n *Node) Create(ctx context.Context, req bulkhead.CreateRequest) (_ bulkhe
 	sb := l.sb
 	n.open(l)
 	admitted.Made()
-	n.cfg.Log.Info("sandbox created", "sandbox", sb.ID, "tenant", sb.Tenant, "template", sb.Template,
+	n.cfg.Log.InfoContext(ctx, "sandbox created", "sandbox", sb.ID, "tenant", sb.Tenant, "template", sb.Template,
 		"box", sb.Box, "stage", string(stage), "took", time.Since(began))
 	return sb, nil
 }

@@ -74,7 +74,7 @@ func (n *Node) ping(ctx context.Context, b *pool.Box, limit time.Duration) error
 
 // initBox binds the box's envd to an identity.
 func (n *Node) initBox(ctx context.Context, b *pool.Box, id boxrpc.Init) error {
-	body, err := json.Marshal(id)
+	body, err := json.Marshal(id) //nolint:gosec // the token is what envd must know
 	if err != nil {
 		return fmt.Errorf("encode identity: %w", err)
 	}
@@ -114,7 +114,7 @@ func (n *Node) diskUse(ctx context.Context, l *lease) int64 {
 type boxKey struct{}
 
 // ask sends one request to a port of a box. token, when not empty, opens it.
-func (n *Node) ask(ctx context.Context, b *pool.Box, port int, method, path string, body []byte, token string) (*http.Response, error) {
+func (n *Node) ask(ctx context.Context, b *pool.Box, port int, method, path string, body []byte, token string) (*http.Response, error) { //nolint:revive // the parts of a request
 	// The host is the box's name, which no other box ever has, and not its address:
 	// no connection made for one box is ever used for the next one there.
 	url := "http://" + net.JoinHostPort(b.ID, strconv.Itoa(port)) + path

@@ -143,7 +143,7 @@ func (n *Node) end(ctx context.Context, l *lease, end bulkhead.End) bool {
 	n.mu.Unlock()
 	l.read(true)
 	n.teardowns.Add(1)
-	go n.tearDown(l)
+	go n.tearDown(l) //nolint:gosec // longer than the request
 
 	// The row says that it ended even if the caller has gone away.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
@@ -153,9 +153,9 @@ func (n *Node) end(ctx context.Context, l *lease, end bulkhead.End) bool {
 	usage.Go(func() { n.account(ctx, l) }) // beside the row, so that they share a commit
 	if err := n.cfg.Store.EndSandbox(ctx, sb.ID, end); err != nil {
 		// The next start finds a live row without a box, and ends it.
-		n.cfg.Log.Error("record end", "sandbox", sb.ID, "err", err)
+		n.cfg.Log.ErrorContext(ctx, "record end", "sandbox", sb.ID, "err", err)
 	}
-	n.cfg.Log.Info("sandbox ended", "sandbox", sb.ID, "tenant", sb.Tenant, "cause", string(end.Cause),
+	n.cfg.Log.InfoContext(ctx, "sandbox ended", "sandbox", sb.ID, "tenant", sb.Tenant, "cause", string(end.Cause),
 		"limit", end.Limit, "peak", end.Peak, "detail", end.Detail, "lived", end.At.Sub(sb.StartedAt))
 	return true
 }
@@ -185,9 +185,9 @@ func (n *Node) abandon(ctx context.Context, l *lease) {
 		defer cancel()
 		end := bulkhead.End{Cause: bulkhead.CauseCrashed, At: time.Now().UTC(), Detail: "it could not be started"}
 		if err := n.cfg.Store.EndSandbox(ctx, l.sb.ID, end); err != nil {
-			n.cfg.Log.Error("record end", "sandbox", l.sb.ID, "err", err)
+			n.cfg.Log.ErrorContext(ctx, "record end", "sandbox", l.sb.ID, "err", err)
 		}
 	}
 	n.teardowns.Add(1)
-	go n.tearDown(l)
+	go n.tearDown(l) //nolint:gosec // longer than the request
 }

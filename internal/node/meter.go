@@ -113,7 +113,7 @@ func (n *Node) account(ctx context.Context, leases ...*lease) {
 	if err == nil {
 		return
 	}
-	n.cfg.Log.Error("record usage", "sandboxes", len(used), "err", err)
+	n.cfg.Log.ErrorContext(ctx, "record usage", "sandboxes", len(used), "err", err)
 	n.unrecorded.Lock()
 	defer n.unrecorded.Unlock()
 	for i, l := range of {
@@ -149,7 +149,7 @@ func (n *Node) settle(ctx context.Context, sb bulkhead.Sandbox, box *pool.Box) {
 func (n *Node) resume(ctx context.Context, l *lease) bool {
 	reading, err := n.cfg.Store.Meter(ctx, l.sb.ID)
 	if err != nil {
-		n.cfg.Log.Error("read the last reading", "sandbox", l.sb.ID, "err", err)
+		n.cfg.Log.ErrorContext(ctx, "read the last reading", "sandbox", l.sb.ID, "err", err)
 	}
 	known := err == nil && !reading.At.IsZero()
 	if !known {

@@ -39,7 +39,7 @@ func (n *Node) Recover(ctx context.Context) (Recovered, error) {
 			if err := n.cfg.Store.EndSandbox(ctx, sb.ID, end); err != nil {
 				return r, fmt.Errorf("end sandbox %s: %w", sb.ID, err)
 			}
-			n.cfg.Log.Info("sandbox ended", "sandbox", sb.ID, "tenant", sb.Tenant, "cause", string(end.Cause), "detail", end.Detail)
+			n.cfg.Log.InfoContext(ctx, "sandbox ended", "sandbox", sb.ID, "tenant", sb.Tenant, "cause", string(end.Cause), "detail", end.Detail)
 			r.Ended++
 			continue
 		}

@@ -70,7 +70,7 @@ func newBench(t *testing.T, parallel int) *bench {
 			t.Error(err)
 		}
 		b.driver.Fail("Destroy", nil)
-		if boxes, err := b.driver.List(context.Background()); err != nil || len(boxes) > 0 || b.parts.Taken() > 0 {
+		if boxes, err := b.driver.List(context.Background()); err != nil || len(boxes) > 0 || b.parts.Taken() > 0 { //nolint:usetesting // in a cleanup
 			t.Errorf("left after the end: %v, %d parts, %v", boxes, b.parts.Taken(), err)
 		}
 	})

@@ -133,10 +133,10 @@ func (r *Resolver) Serve(ctx context.Context, pc net.PacketConn, l net.Listener)
 	_ = pc.Close() // ends the servers, also one that has not begun
 	_ = l.Close()
 	for range left {
-		<-ended
+		<-ended //nolint:errcheck // what ended first says why
 	}
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // it was told to stop
 	}
 	return fmt.Errorf("answer name queries: %w", err)
 }
@@ -318,7 +318,7 @@ func (r *Resolver) exchange(ctx context.Context, network string, up netip.AddrPo
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close() //nolint:errcheck // one exchange
+	defer conn.Close()
 	c := &dns.Client{Net: network, Timeout: upstreamTimeout, UDPSize: udpSize}
 	in, _, err := c.ExchangeWithConnContext(ctx, q, &dns.Conn{Conn: conn, UDPSize: udpSize})
 	if err != nil {

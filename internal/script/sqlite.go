@@ -30,7 +30,7 @@ var (
 // OpenSQLite opens the file at path, makes it if there is none, readable by its
 // owner only, and brings its schema up to date. The caller must Close it.
 func OpenSQLite(ctx context.Context, path string) (*SQLite, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // the operator names it
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open script store: %w", err)
 	}

@@ -86,8 +86,7 @@ func ReadCSV(r io.Reader, name string, life time.Duration) (*Trace, error) {
 }
 
 func badRow(row int, doing string, err error) error {
-	var e *bulkhead.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*bulkhead.Error](err); ok {
 		return &bulkhead.Error{Code: e.Code, Msg: fmt.Sprintf("row %d: %s", row, e.Msg)}
 	}
 	var p *csv.ParseError
@@ -121,7 +120,7 @@ func (c columns) parse(record []string, t *Trace, ids map[string]int32, life tim
 			return at, Arrival{}, bulkhead.Errorf(bulkhead.CodeInvalid, "template %.40q is one too many; a trace holds %d", name, MaxTemplates)
 		}
 		name = strings.Clone(name)
-		id = int32(len(ids))
+		id = int32(len(ids)) //nolint:gosec // below MaxTemplates
 		ids[name] = id
 		t.Templates = append(t.Templates, name)
 	}

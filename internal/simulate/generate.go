@@ -89,11 +89,11 @@ const popularity = 4.08
 func Generate(s Shape) *Trace {
 	tr := &Trace{Name: "generated " + s.String(), Start: monday, Span: time.Duration(s.Days * 24 * float64(time.Hour))}
 	rates := popularities(s)
-	draw := rand.New(rand.NewPCG(s.Seed, 0))
+	draw := rand.New(rand.NewPCG(s.Seed, 0)) //nolint:gosec // the same every time, no secret
 	for i, rate := range rates {
 		p := source{
 			rate: rate, depth: 0.3 + 1.5*draw.Float64(), peak: 14 + 3*draw.NormFloat64(), weekend: 0.2 + 0.8*draw.Float64(),
-			rng: rand.New(rand.NewPCG(s.Seed, uint64(i)+1)), id: int32(i), out: tr,
+			rng: rand.New(rand.NewPCG(s.Seed, uint64(i)+1)), id: int32(i), out: tr, //nolint:gosec // as above
 		}
 		kind := draw.Float64()
 		switch {

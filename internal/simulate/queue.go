@@ -45,15 +45,15 @@ type event struct {
 // events is a binary heap, earliest first; equal times in the order of templates.
 type events []event
 
-func (h events) less(i, j int) bool {
-	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].id < h[j].id
+func (e event) before(o event) bool {
+	return e.at < o.at || e.at == o.at && e.id < o.id
 }
 
 func (h *events) push(x event) {
 	a := append(*h, x)
 	for i := len(a) - 1; i > 0; {
 		up := (i - 1) / 2
-		if !a.less(i, up) {
+		if !a[i].before(a[up]) {
 			break
 		}
 		a[up], a[i] = a[i], a[up]
@@ -72,10 +72,10 @@ func (h *events) pop() event {
 		if c >= len(a) {
 			break
 		}
-		if c+1 < len(a) && a.less(c+1, c) {
+		if c+1 < len(a) && a[c+1].before(a[c]) {
 			c++
 		}
-		if !a.less(c, i) {
+		if !a[c].before(a[i]) {
 			break
 		}
 		a[i], a[c] = a[c], a[i]

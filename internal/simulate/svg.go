@@ -50,8 +50,8 @@ func (p *picture) label(x, y float64, anchor, s string) {
 	p.text(`<text x="%.1f" y="%.1f" text-anchor="%s" fill="#333">%s</text>`+"\n", x, y, anchor, html.EscapeString(s))
 }
 
-func (p *picture) line(x1, y1, x2, y2 float64, color string) {
-	p.text(`<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" stroke="%s"/>`+"\n", x1, y1, x2, y2, color)
+func (p *picture) line(x1, y1, x2, y2 float64) {
+	p.text(`<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" stroke="#999"/>`+"\n", x1, y1, x2, y2)
 }
 
 // frame draws the axes of plot i and returns its corners.
@@ -59,8 +59,8 @@ func (p *picture) frame(i int, title string) (left, top, right, bottom float64) 
 	left, right = plotLeft, svgWidth-plotRight
 	top = float64(plotTop + i*(plotHigh+plotGap))
 	bottom = top + plotHigh
-	p.line(left, top, left, bottom, "#999")
-	p.line(left, bottom, right, bottom, "#999")
+	p.line(left, top, left, bottom)
+	p.line(left, bottom, right, bottom)
 	p.label(left, top-8, "start", title)
 	return left, top, right, bottom
 }
@@ -89,12 +89,12 @@ func (p *picture) tradeoff(r *Report) {
 	ys.whole()
 	for e := xs.low; e <= xs.high; e++ {
 		x := xs.place(e, left, right)
-		p.line(x, bottom, x, bottom+4, "#999")
+		p.line(x, bottom, x, bottom+4)
 		p.label(x, bottom+18, "middle", fmt.Sprintf("%g", math.Pow(10, e)))
 	}
 	for e := ys.low; e <= ys.high; e++ {
 		y := ys.place(e, bottom, top)
-		p.line(left-4, y, left, y, "#999")
+		p.line(left-4, y, left, y)
 		p.label(left-8, y+4, "end", fmt.Sprintf("%g", math.Pow(10, e)))
 	}
 	for i, x := range r.Results {

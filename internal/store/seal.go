@@ -23,12 +23,12 @@ type SealKey [32]byte
 // LoadSealKey reads the key in a file, and makes one in a file for its owner only if
 // there is none. Two servers that do so at once get the same key.
 func LoadSealKey(path string) (SealKey, error) {
-	text, err := os.ReadFile(path) //nolint:gosec // the operator names the folder
+	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := makeSealKey(path); err != nil {
 			return SealKey{}, fmt.Errorf("make seal key: %w", err)
 		}
-		text, err = os.ReadFile(path) //nolint:gosec // the operator names the folder
+		text, err = os.ReadFile(path)
 	}
 	if err != nil {
 		return SealKey{}, fmt.Errorf("read seal key: %w", err)
@@ -59,7 +59,7 @@ func ignore(err, what error) error {
 
 // writeDurably writes a file that must not be there, so that it survives a crash.
 func writeDurably(path, text string) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600) //nolint:gosec // the operator names the folder
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ func (r reader) QueryContext(ctx context.Context, text string, args ...any) (*sq
 	for try := 0; ; try++ {
 		rows, err := r.DB.QueryContext(ctx, text, args...)
 		if try == readers || !stale(err) {
-			return rows, err //nolint:wrapcheck,sqlclosecheck // the caller's
+			return rows, err //nolint:wrapcheck // the caller's
 		}
 	}
 }

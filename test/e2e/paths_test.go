@@ -16,7 +16,7 @@ func TestPathTricks(t *testing.T) {
 	s := serve(t)
 	const secret = "a file of the host"
 	marker := filepath.Join(s.run, "marker")
-	if err := os.WriteFile(marker, []byte(secret), 0o644); err != nil { //nolint:gosec // to be read by all
+	if err := os.WriteFile(marker, []byte(secret), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.Remove(marker) })

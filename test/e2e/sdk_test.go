@@ -159,7 +159,7 @@ func (c *compat) String() string {
 			line, tried := "| "+f+" |", false
 			for _, col := range columns {
 				tried = tried || c.cells[f][col] != ""
-				line += " " + c.cells[f][col] + " |" //nolint:perfsprint // a handful
+				line += " " + c.cells[f][col] + " |"
 			}
 			if tried {
 				b.WriteString(line + "\n")

@@ -53,7 +53,7 @@ func makeWorld() error {
 	if err != nil {
 		return err
 	}
-	defer home.Close() //nolint:errcheck // only read
+	defer home.Close()
 	outside, err := netlink.NewHandleAt(home)
 	if err != nil {
 		return err
@@ -63,7 +63,7 @@ func makeWorld() error {
 	if err != nil {
 		return err
 	}
-	defer ns.Close() //nolint:errcheck // kept by its sockets
+	defer ns.Close()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = worldLink
 	link := netlink.NewVeth(attrs)

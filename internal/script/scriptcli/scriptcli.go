@@ -153,7 +153,7 @@ func readFile(name string, stdin io.Reader) (string, error) {
 	const most = 16 << 20
 	r := stdin
 	if name != "-" {
-		f, err := os.Open(name) //nolint:gosec // the user names it
+		f, err := os.Open(name)
 		if err != nil {
 			return "", fmt.Errorf("read program: %w", err)
 		}

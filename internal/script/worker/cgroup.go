@@ -286,7 +286,7 @@ func (g *group) remove() error {
 }
 
 func writeControl(dir, name string, n int64) error {
-	f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY, 0) //nolint:gosec // a kernel file
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
@@ -297,7 +297,7 @@ func writeControl(dir, name string, n int64) error {
 // readControl returns the number in a file, or the one after key; 0 where there
 // is none.
 func readControl(dir, name, key string) int64 {
-	data, err := os.ReadFile(filepath.Join(dir, name)) //nolint:gosec // a kernel file
+	data, err := os.ReadFile(filepath.Join(dir, name))
 	if err != nil {
 		return 0
 	}

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,7 +29,7 @@ type Command struct {
 }
 
 // Pool is "simulate pool".
-type Pool struct {
+type Pool struct { //nolint:recvcheck // kong asks the value for its help
 	Trace    string   `help:"CSV file of claims, may be gzipped: a column for the time, maybe template and life." placeholder:"FILE" xor:"source"`
 	Generate string   `help:"Generate the claims instead: seed=1,templates=40,days=28,requests=1000000, any part of it, or default." placeholder:"SHAPE" xor:"source"`
 	Policies []string `help:"Policies to run: ${policies}." placeholder:"NAME,..."`
@@ -56,7 +57,7 @@ func Vars() kong.Vars {
 		"policies": strings.Join(simulate.DefaultPolicies(), ","),
 		"create":   p.Create.String(), "restore": p.Restore.String(), "lease": p.Lease.String(),
 		"warm_mb": fmt.Sprint(p.WarmMB), "cold_mb": fmt.Sprint(p.ColdMB), "wait_price": fmt.Sprint(p.WaitPrice),
-		"builders": fmt.Sprint(p.Builders), "max_age": p.MaxAge.String(),
+		"builders": strconv.Itoa(p.Builders), "max_age": p.MaxAge.String(),
 	}
 }
 

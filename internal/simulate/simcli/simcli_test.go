@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/alecthomas/kong"
+
+	"github.com/bulkheadhq/bulkhead/internal/simulate"
 )
 
 // run runs "simulate" with the given arguments and returns what it printed.
@@ -76,11 +78,7 @@ func TestPoolReadsGzipAndWritesJSONAndSVG(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var rep struct {
-		Requests int
-		Params   struct{ Restore int64 }
-		Results  []struct{ Policy string }
-	}
+	var rep simulate.Report
 	if err := json.Unmarshal([]byte(out), &rep); err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,7 @@ package pgtest
 import (
 	"bytes"
 	"context"
-	"fmt"
+	"errors"
 	"net/url"
 	"os"
 	"os/exec"
@@ -39,7 +39,7 @@ func Start(t testing.TB) *Server {
 	testenv.Have(t, "postgres", s.bin != "", "no initdb on PATH nor in /usr/lib/postgresql/*/bin")
 	var err error
 	// Not t.TempDir: a socket's path has at most 107 bytes.
-	if s.dir, err = os.MkdirTemp("", "pg"); err != nil {
+	if s.dir, err = os.MkdirTemp("", "pg"); err != nil { //nolint:usetesting // see above
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(s.dir) })
@@ -76,7 +76,7 @@ func (s *Server) Down(t testing.TB, mode string) {
 // Database makes an empty database and returns its URL.
 func (s *Server) Database(t testing.TB) string {
 	t.Helper()
-	ctx := context.Background() // also for databases that are made in a cleanup
+	ctx := context.Background() //nolint:usetesting // also for databases that are made in a cleanup
 	conn, err := pgx.Connect(ctx, s.url("postgres"))
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +98,7 @@ func (s *Server) data() string { return filepath.Join(s.dir, "data") }
 // run runs one of PostgreSQL's programs as its user.
 func (s *Server) run(t testing.TB, name string, args ...string) {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(s.bin, name), args...) //nolint:gosec // the test's own
+	cmd := exec.Command(filepath.Join(s.bin, name), args...)
 	cmd.Dir = s.dir
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC")
 	// Files, not pipes: the server keeps what it is started with.
@@ -153,6 +153,6 @@ func unprivileged(t testing.TB) *syscall.Credential {
 			return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
 		}
 	}
-	t.Fatal(fmt.Errorf("there is neither a user postgres nor a user nobody"))
+	t.Fatal(errors.New("there is neither a user postgres nor a user nobody"))
 	return nil
 }

@@ -81,7 +81,8 @@ func testUsage(t *testing.T, s Store) {
 	check("fresh")
 	bySandbox := store.UsageQuery{From: epoch, To: epoch.Add(day), By: store.BySandbox}
 	want := []store.UsageRow{
-		{Tenant: "acme", Sandbox: "i1", Usage: second(3, 1)}, {Tenant: "acme", Sandbox: "i2", Usage: second(1, 0)},
+		{Tenant: "acme", Sandbox: "i1", Usage: second(3, 1)},
+		{Tenant: "acme", Sandbox: "i2", Usage: second(1, 0)},
 		{Tenant: "umbrella", Sandbox: "i3", Usage: second(1, 0)},
 	}
 	if diff := cmp.Diff(want, usage(t, s, bySandbox), cmpopts.EquateApprox(1e-9, 0)); diff != "" {
