@@ -124,7 +124,7 @@ func (s *Server) ownCalls() []call {
 	}
 	for _, m := range s.cfg.Mounts {
 		for _, c := range m.Calls {
-			calls = append(calls, call{c, "", func(w http.ResponseWriter, r *http.Request, c caller) error {
+			calls = append(calls, call{Call: c, serve: func(w http.ResponseWriter, r *http.Request, c caller) error {
 				m.Handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), tenantKey{}, c.Tenant)))
 				return nil
 			}})
@@ -174,7 +174,7 @@ func (s *Server) serveOwn() error {
 			})
 			continue
 		}
-		s.handleAct(c.Pattern, c.Scope, c.act, c.serve)
+		s.handleCall(c)
 	}
 	return nil
 }

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	gocmp "cmp"
 	"encoding/json"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -17,6 +19,7 @@ import (
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/api"
+	"github.com/bulkheadhq/bulkhead/internal/openapi"
 	"github.com/bulkheadhq/bulkhead/internal/script"
 	"github.com/bulkheadhq/bulkhead/internal/store"
 	"github.com/bulkheadhq/bulkhead/internal/supply/supplytest"
@@ -35,6 +38,16 @@ func (b *bench) document() []byte {
 		b.t.Fatalf("%d, %v", res.StatusCode, err)
 	}
 	return doc
+}
+
+// patterns are the routes that need a key.
+func (b *bench) patterns() []string {
+	b.t.Helper()
+	s, ok := b.handler.(*api.Server)
+	if !ok {
+		b.t.Fatalf("the handler is a %T", b.handler)
+	}
+	return api.Patterns(s)
 }
 
 func validate(t *testing.T, doc []byte) validator.Validator {
@@ -92,7 +105,7 @@ func TestDocument(t *testing.T) {
 		}
 	}
 	want := []string{"GET /v1/openapi.json"}
-	for _, pattern := range api.Patterns(b.handler.(*api.Server)) {
+	for _, pattern := range b.patterns() {
 		if _, path, _ := strings.Cut(pattern, " "); strings.HasPrefix(path, "/v1/") {
 			want = append(want, pattern)
 		}
@@ -108,6 +121,31 @@ func TestDocument(t *testing.T) {
 			t.Errorf("operationId %s is there twice", id)
 		}
 		ids[id] = true
+	}
+}
+
+// A call of another package gets the body that it takes, and not more.
+func TestMountBody(t *testing.T) {
+	const most = 4 << 20
+	b := newBench(t, func(c *api.Config) {
+		c.Mounts = []api.Mount{{
+			Calls: []openapi.Call{{Pattern: "POST /v1/echo", Scope: store.ScopeRun, Summary: "Echo", MaxBody: most}},
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				n, err := io.Copy(io.Discard, r.Body)
+				if tenant, ok := api.TenantOf(r.Context()); !ok || tenant != "acme" {
+					t.Errorf("for the tenant %q", tenant)
+				}
+				if err != nil {
+					w.WriteHeader(http.StatusRequestEntityTooLarge)
+				}
+				_, _ = fmt.Fprint(w, n)
+			}),
+		}}
+	})
+	for size, want := range map[int]int{most: http.StatusOK, most + 1: http.StatusRequestEntityTooLarge} {
+		if r := b.call("POST /v1/echo", strings.Repeat("x", size)); r.status != want || r.body != strconv.Itoa(most) {
+			t.Errorf("%d bytes: %d, %s read; want %d", size, r.status, r.body, want)
+		}
 	}
 }
 

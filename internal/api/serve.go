@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/openapi"
 	"github.com/bulkheadhq/bulkhead/internal/store"
 	"github.com/bulkheadhq/bulkhead/internal/trace"
 )
@@ -89,25 +91,24 @@ func (s *Server) route(w *recorder, r *http.Request) {
 
 // handle registers an endpoint for callers with the scope.
 func (s *Server) handle(pattern, scope string, serve endpoint) {
-	s.handleAct(pattern, scope, "", serve)
+	s.handleCall(call{Call: openapi.Call{Pattern: pattern, Scope: scope}, serve: serve})
 }
 
-// handleAct is handle for an endpoint whose calls are recorded as action, if that
-// is not empty.
-func (s *Server) handleAct(pattern, scope, action string, serve endpoint) {
-	s.patterns = append(s.patterns, pattern)
-	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+// handleCall registers what serves a call.
+func (s *Server) handleCall(own call) {
+	s.patterns = append(s.patterns, own.Pattern)
+	s.mux.HandleFunc(own.Pattern, func(w http.ResponseWriter, r *http.Request) {
 		if rec, ok := w.(*recorder); ok && s.cfg.Tracer != nil {
 			var ctx context.Context
-			ctx, rec.timing = s.cfg.Tracer.Request(r.Context(), pattern)
+			ctx, rec.timing = s.cfg.Tracer.Request(r.Context(), own.Pattern)
 			defer rec.timing.End()
 			r = r.WithContext(ctx)
 		}
 		ctx, end := trace.Stage(r.Context(), "key")
-		c, err := s.admit(r.WithContext(ctx), scope)
+		c, err := s.admit(r.WithContext(ctx), own.Scope)
 		end(err)
-		if c.ID != "" && action != "" {
-			c = c.acting(r, action)
+		if c.ID != "" && own.act != "" {
+			c = c.acting(r, own.act)
 		}
 		if err == nil {
 			err = s.take(w, r, c)
@@ -127,10 +128,10 @@ func (s *Server) handleAct(pattern, scope, action string, serve endpoint) {
 			})
 			return
 		}
-		r.Body = http.MaxBytesReader(w, timed(w, r), MaxBody)
+		r.Body = http.MaxBytesReader(w, timed(w, r), cmp.Or(own.MaxBody, MaxBody))
 		if c.act != nil {
-			s.serveAct(w, r, c, serve)
-		} else if err := serve(w, r, c); err != nil {
+			s.serveAct(w, r, c, own.serve)
+		} else if err := own.serve(w, r, c); err != nil {
 			s.writeError(w, r, err)
 		}
 	})

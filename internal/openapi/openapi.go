@@ -32,6 +32,8 @@ type Call struct {
 	Params any
 	// Body is a value of the type that is decoded from JSON; nil if there is none.
 	Body any
+	// MaxBody is the largest body in bytes; 0 is what the server takes otherwise.
+	MaxBody int64
 	// Answer is a value of the type that is answered as JSON; nil if nothing is.
 	Answer any
 	// Status is that of the answer; 0 is 200, or 204 without an Answer.
@@ -95,6 +97,9 @@ func add(r *openapi31.Reflector, info Info, c Call) error {
 	op.SetID(operationID(c))
 	op.SetSummary(c.Summary)
 	detail := c.Detail
+	if c.MaxBody > 0 {
+		detail = strings.TrimSpace(detail + fmt.Sprintf(" The body may have %d bytes.", c.MaxBody))
+	}
 	if c.Scope != "" {
 		detail = strings.TrimSpace(detail + "\n\nNeeds the scope `" + c.Scope + "`: " + info.Scopes[c.Scope])
 	}

@@ -106,10 +106,10 @@ func Calls(scope string) []openapi.Call {
 		Stream string `query:"stream" enum:"1" description:"1 for a line of JSON for each log line, then the result; so does Accept: application/x-ndjson."`
 	}
 	return []openapi.Call{
-		{Pattern: "POST /v1/scripts/run", Scope: scope, Summary: "Run code, or a stored script", Params: stream{}, Body: Request{}, Answer: Result{}, Formats: []string{"application/x-ndjson"}},
+		{Pattern: "POST /v1/scripts/run", Scope: scope, Summary: "Run code, or a stored script", Params: stream{}, Body: Request{}, MaxBody: maxBody, Answer: Result{}, Formats: []string{"application/x-ndjson"}},
 		{Pattern: "GET /v1/scripts", Scope: scope, Summary: "List the newest versions of scripts", Answer: []Script{}},
 		{Pattern: "GET /v1/scripts/stats", Scope: scope, Summary: "Statistics of the memory guard and of the workers", Answer: Stats{}},
-		{Pattern: "PUT /v1/scripts/{name}", Scope: scope, Summary: "Store a version of a script", Params: name{}, Body: PutRequest{}, Answer: Script{}},
+		{Pattern: "PUT /v1/scripts/{name}", Scope: scope, Summary: "Store a version of a script", Params: name{}, Body: PutRequest{}, MaxBody: maxBody, Answer: Script{}},
 		{Pattern: "GET /v1/scripts/{name}", Scope: scope, Summary: "A script", Params: version{}, Answer: Script{}},
 		{Pattern: "DELETE /v1/scripts/{name}", Scope: scope, Summary: "Remove all versions of a script", Params: name{}},
 	}
