@@ -66,9 +66,9 @@ func TestLogNeverBlocks(t *testing.T) {
 // TestRun runs the program as the host does.
 func TestRun(t *testing.T) {
 	testenv.Need(t, "root")
-	if l, err := net.Listen("tcp", ":"+strconv.Itoa(boxrpc.EnvdPort)); err != nil {
-		t.Skip("the port of envd is taken:", err)
-	} else if err := l.Close(); err != nil {
+	l, err := net.Listen("tcp", ":"+strconv.Itoa(boxrpc.EnvdPort))
+	testenv.Have(t, "envd-port", err == nil, fmt.Sprintf("the port of envd is taken: %v", err))
+	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
 	root := t.TempDir()

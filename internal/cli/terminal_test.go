@@ -3,6 +3,7 @@ package cli_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,6 +20,7 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
 	"github.com/bulkheadhq/bulkhead/internal/cli"
 	"github.com/bulkheadhq/bulkhead/internal/cli/fakeserver"
+	"github.com/bulkheadhq/bulkhead/internal/testenv"
 )
 
 // screen is a terminal with the command line on it.
@@ -35,9 +37,7 @@ type screen struct {
 func newScreen(t *testing.T) *screen {
 	t.Helper()
 	master, slave, err := pty.Open()
-	if err != nil {
-		t.Skipf("needs a pseudo-terminal: %v", err)
-	}
+	testenv.Have(t, "pty", err == nil, fmt.Sprintf("no pseudo-terminal: %v", err))
 	s := &screen{t: t, master: master, slave: slave, changed: make(chan struct{}, 1)}
 	done := make(chan struct{})
 	go func() {

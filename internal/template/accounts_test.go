@@ -68,9 +68,7 @@ func FuzzAccounts(f *testing.F) {
 	f.Add("root:x:0:0:root:/root:/bin/sh\n", "root:x:0:\n", "user")
 	f.Add("user:x:99999999999:-1::../../x:/bin/sh\n", "user:x:x:\n:::", "4294967295")
 	f.Fuzz(func(t *testing.T, passwd, group, want string) {
-		if os.Geteuid() != 0 {
-			t.Skip("needs root")
-		}
+		testenv.Need(t, "root")
 		root := accountsTree(t, passwd, group)
 		err := addUser(root)
 		if err == nil {

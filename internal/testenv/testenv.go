@@ -3,7 +3,13 @@
 // A test names what it needs; where that is missing the test is skipped with the
 // reason, unless the environment variable BULKHEAD_TEST_REQUIRE lists the need
 // (comma separated, or "all"): then the test fails. CI sets it, so that nothing
-// is skipped there.
+// is skipped there for want of something.
+//
+// Not even "all" asks for what no single machine has, and a plain skip says so:
+// cgroups of version 1, version 2 and both at once (internal/cgroup), what a
+// driver or a language's kernel cannot do (drivertest, internal/interp), and being
+// outside gVisor (internal/envd/guard). Nor does it undo -short, which leaves the
+// long tests to `make soak`.
 package testenv
 
 import (

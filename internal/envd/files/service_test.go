@@ -2,6 +2,7 @@ package files_test
 
 import (
 	"encoding/base64"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -55,9 +56,8 @@ func TestStat(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := xattr.Set(path, "user.e2b.key", []byte("value \xff")); err != nil {
-		t.Skip("the file system of the test keeps no extended attributes:", err)
-	}
+	err := xattr.Set(path, "user.e2b.key", []byte("value \xff"))
+	testenv.Have(t, "xattr", err == nil, fmt.Sprintf("the file system of the test keeps no extended attributes: %v", err))
 	if err := xattr.Set(path, "user.other", []byte("x")); err != nil {
 		t.Fatal(err)
 	}
@@ -179,13 +179,10 @@ func TestMove(t *testing.T) {
 func TestMoveAcross(t *testing.T) {
 	b := newBox(t)
 	other, err := os.MkdirTemp("/dev/shm", "bulkhead-test-*") //nolint:usetesting // it must be on another file system
-	if err != nil {
-		t.Skip("needs a second file system at /dev/shm:", err)
-	}
+	testenv.Have(t, "shm", err == nil, fmt.Sprintf("no second file system at /dev/shm: %v", err))
 	t.Cleanup(func() { _ = os.RemoveAll(other) })
-	if err := os.Link(b.put(t, "probe", ""), other+"/probe"); err == nil {
-		t.Skip("/dev/shm is on the file system of the test")
-	}
+	err = os.Link(b.put(t, "probe", ""), other+"/probe")
+	testenv.Have(t, "shm", err != nil, "/dev/shm is on the file system of the test")
 	modified := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
 	b.put(t, "tree/sub/file", "content")
 	for _, err := range []error{
