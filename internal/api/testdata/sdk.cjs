@@ -68,9 +68,11 @@ async function main() {
   await assert.rejects(Sandbox.create('base', { timeoutMs: 25 * 3600 * 1000 }), /Timeout cannot be greater than 24 hours/)
   await assert.rejects(Sandbox.create('base', { apiKey: 'e2b_' + '0'.repeat(40) }), (e) => e.name === 'AuthenticationError')
 
-  // what the server has not
+  // what the server has not, and what it has in another form
   await assert.rejects(named.pause ? named.pause() : named.betaPause(), /501|pausing/)
-  await assert.rejects(Sandbox.create('base', { network: { allowOut: ['1.1.1.1'] } }), /network.allowOut/)
+  await assert.rejects(Sandbox.create('base', { network: { allowOut: ['nowhere at all'] } }), /network.allowOut/)
+  const narrow = await Sandbox.create('base', { network: { allowOut: ['1.1.1.1', 'example.com'], denyOut: ['0.0.0.0/0'] } })
+  assert.equal(await narrow.kill(), true)
   await assert.rejects(Sandbox.create('base', { lifecycle: { onTimeout: 'pause' } }), /autoPause/)
 
   // templates
