@@ -24,8 +24,9 @@ import (
 // (template), quota_exceeded (the tenant's own limits), unavailable (the host is full
 // or draining), timeout.
 func (n *Node) Create(ctx context.Context, req bulkhead.CreateRequest) (_ bulkhead.Sandbox, err error) {
+	_, end := trace.Stage(ctx, "template")
 	t, err := n.cfg.Templates.Get(req.Template)
-	if err != nil {
+	if end(err); err != nil {
 		return bulkhead.Sandbox{}, err
 	}
 	if err := req.Limits.Validate(); err != nil {
@@ -131,7 +132,9 @@ func (n *Node) bind(ctx context.Context, l *lease, req bulkhead.CreateRequest, t
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		if m, err := l.box.Part.Meter(); err == nil { // else the first sample is where it begins
+		_, end := trace.Stage(ctx, "meter")
+		m, err := l.box.Part.Meter()
+		if end(err); err == nil { // else the first sample is where it begins
 			l.meter.start(m, false)
 		}
 		return nil
