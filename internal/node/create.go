@@ -140,12 +140,6 @@ func (n *Node) bind(ctx context.Context, l *lease, req bulkhead.CreateRequest, t
 		return nil
 	})
 	g.Go(func() error {
-		ctx, end := trace.Stage(ctx, "identity")
-		err := n.initBox(ctx, l.box, n.identity(sb, req, t))
-		end(err)
-		return err
-	})
-	g.Go(func() error {
 		ctx, end := trace.Stage(ctx, "record")
 		err := n.cfg.Store.PutSandbox(ctx, sb)
 		if end(err); err != nil {
@@ -153,6 +147,13 @@ func (n *Node) bind(ctx context.Context, l *lease, req bulkhead.CreateRequest, t
 		}
 		l.recorded = true
 		return nil
+	})
+	// The last one is the first to run: it is the one that waits for somebody.
+	g.Go(func() error {
+		ctx, end := trace.Stage(ctx, "identity")
+		err := n.initBox(ctx, l.box, n.identity(sb, req, t))
+		end(err)
+		return err
 	})
 	return g.Wait() //nolint:wrapcheck // wrapped above
 }
