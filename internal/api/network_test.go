@@ -17,12 +17,12 @@ func TestSetNetwork(t *testing.T) {
 		want     map[string]any
 	}{
 		{
-			`{"allowOut":["pypi.org","1.1.1.0/24"],"denyOut":["0.0.0.0/0"]}`, false,
-			map[string]any{"allowOut": []any{"pypi.org", "1.1.1.0/24"}, "denyOut": []any{"0.0.0.0/0"}, "allowPublicTraffic": true},
+			`{"allowOut":["example.org","1.1.1.0/24"],"denyOut":["0.0.0.0/0"]}`, false,
+			map[string]any{"allowOut": []any{"example.org", "1.1.1.0/24"}, "denyOut": []any{"0.0.0.0/0"}, "allowPublicTraffic": true},
 		},
 		{
-			`{"allowOut":["pypi.org"],"allow_internet_access":false}`, false,
-			map[string]any{"allowOut": []any{"pypi.org"}, "denyOut": []any{"0.0.0.0/0"}, "allowPublicTraffic": true},
+			`{"allowOut":["example.org"],"allow_internet_access":false}`, false,
+			map[string]any{"allowOut": []any{"example.org"}, "denyOut": []any{"0.0.0.0/0"}, "allowPublicTraffic": true},
 		},
 		{`{"denyOut":["9.9.9.9"]}`, true, map[string]any{"denyOut": []any{"9.9.9.9"}, "allowPublicTraffic": true}},
 		{`{}`, true, map[string]any{"allowPublicTraffic": true}},
@@ -39,7 +39,7 @@ func TestSetNetwork(t *testing.T) {
 		status int
 		text   string
 	}{
-		`{"allowOut":["pypi.org"]}`:                     {400, "needs \"0.0.0.0/0\""},
+		`{"allowOut":["example.org"]}`:                     {400, "needs \"0.0.0.0/0\""},
 		`{"allowOut":["not a host"],"denyOut":["0/0"]}`: {400, "network.denyOut has \"0/0\""},
 		`{"allowPublicTraffic":false}`:                  {400, "network.allowPublicTraffic is set"},
 		`{"rules":{"a.b":[{}]}}`:                        {501, "network.rules"},
