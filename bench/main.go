@@ -1,7 +1,7 @@
 // Command bench measures Bulkhead next to its peers on this machine, in one run:
 // docker run, runc run and a bare process, all on the same root file system.
 //
-// Each suite writes OUT/NAME.json and, when asked, the tables in README.md are
+// Each suite writes OUT/NAME.json and, when asked, the tables in documents are
 // made anew from those files. Absolute times are this machine's; the ratios are
 // what counts. `make bench` starts what it needs and calls it.
 package main

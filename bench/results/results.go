@@ -1,5 +1,5 @@
 // Package results is the form in which every bench writes what it measured: a
-// JSON file for each suite, and the tables of README.md that are made from them.
+// JSON file for each suite, and the tables of documents that are made from them.
 package results
 
 import (

@@ -12,9 +12,9 @@ import (
 )
 
 // Runsc returns a trial for [Deps.Runtime]: it runs the program at path, as
-// runsc, with a sandbox that does nothing, in a directory that it removes. For
-// the embedded runtime path is "/proc/self/exe". The version is the caller's
-// word, since a runsc built as a library does not know its own.
+// runsc, with a sandbox that does nothing, in a directory that it removes. The
+// version is the caller's word, since a runsc built as a library does not know its
+// own.
 func Runsc(path, version string) func(ctx context.Context) (string, error) {
 	return func(ctx context.Context) (string, error) {
 		program, err := exec.LookPath("true")

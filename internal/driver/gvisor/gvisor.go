@@ -1,9 +1,8 @@
 // Package gvisor makes boxes that gVisor isolates: a user-space kernel serves
 // the box's system calls, so that the host's kernel sees none of them.
 //
-// The runtime is runsc, called through its OCI command line; the bulkhead
-// binary is runsc when it is executed under that name. A box's root is the
-// template's EROFS image, which the sentry maps by itself, under an overlay
+// The runtime is runsc, which the bulkhead binary carries and lays out on the
+// host, called through its OCI command line. A box's root is the template's EROFS image, which the sentry maps by itself, under an overlay
 // whose upper layer is an unlinked file of bounded size on the host.
 package gvisor
 

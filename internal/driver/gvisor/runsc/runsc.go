@@ -1,7 +1,8 @@
-// Package runsc is gVisor's runtime inside this binary.
+// Package runsc is gVisor's runtime, as cmd/runsc makes a program of it.
 //
-// A program that calls [Main] first thing when [Is] says so is runsc, and needs
-// no other file: runsc starts its sentries and gofers by executing itself.
+// A program that calls [Main] first thing is runsc, and needs no other file: runsc
+// starts its sentries and gofers by executing itself. One that is something else,
+// too, such as a test, asks [Is] first.
 package runsc
 
 import (
