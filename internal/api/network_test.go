@@ -39,7 +39,7 @@ func TestSetNetwork(t *testing.T) {
 		status int
 		text   string
 	}{
-		`{"allowOut":["example.org"]}`:                     {400, "needs \"0.0.0.0/0\""},
+		`{"allowOut":["example.org"]}`:                  {400, "needs \"0.0.0.0/0\""},
 		`{"allowOut":["not a host"],"denyOut":["0/0"]}`: {400, "network.denyOut has \"0/0\""},
 		`{"allowPublicTraffic":false}`:                  {400, "network.allowPublicTraffic is set"},
 		`{"rules":{"a.b":[{}]}}`:                        {501, "network.rules"},
