@@ -137,19 +137,23 @@ func production(ctx context.Context) (*host, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	m := script.NewMemory()
+	db, closeDB, err := openStore(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
 	s, err := script.New(script.Config{
-		Engine: e, Pool: pool, Guard: g, Store: m, KeyValue: m,
+		Engine: e, Pool: pool, Guard: g, Store: db, KeyValue: db,
 		Tenant: func(context.Context) (script.Tenant, error) { return tenant, nil },
 	})
 	if err != nil {
+		closeDB()
 		return nil, nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = g.Run(ctx) })
 	wg.Go(func() { _ = s.Run(ctx) })
-	return &host{s, pool, g}, func() { cancel(); wg.Wait(); _ = probe.Close() }, nil
+	return &host{s, pool, g}, func() { cancel(); wg.Wait(); _ = probe.Close(); closeDB() }, nil
 }
 
 // settle waits until the workers that bombs have cost are there again.

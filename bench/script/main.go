@@ -14,8 +14,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -26,6 +28,7 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/script"
 	"github.com/bulkheadhq/bulkhead/internal/script/engine"
 	"github.com/bulkheadhq/bulkhead/internal/script/worker"
+	"github.com/bulkheadhq/bulkhead/internal/store"
 )
 
 func main() {
@@ -113,6 +116,11 @@ func start(ctx context.Context) (*services, func(), error) {
 		return nil, nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
+	db, closeDB, err := openStore(ctx)
+	if err != nil {
+		cancel()
+		return nil, nil, err
+	}
 	var wg sync.WaitGroup
 	service := func(disabled bool) (*script.Service, error) {
 		g, err := guard.New(guard.Config{Disabled: disabled, MaxConcurrent: 64}, probe, nil)
@@ -122,9 +130,8 @@ func start(ctx context.Context) (*services, func(), error) {
 		if !disabled { // a probe belongs to one guard; the other never reads
 			wg.Go(func() { _ = g.Run(ctx) })
 		}
-		m := script.NewMemory()
 		return script.New(script.Config{
-			Engine: e, Pool: pool, Guard: g, Store: m, KeyValue: m,
+			Engine: e, Pool: pool, Guard: g, Store: db, KeyValue: db,
 			Tenant: func(context.Context) (script.Tenant, error) { return script.Tenant{ID: "bench"}, nil },
 		})
 	}
@@ -134,15 +141,29 @@ func start(ctx context.Context) (*services, func(), error) {
 	}
 	if err != nil {
 		cancel()
+		closeDB()
 		return nil, nil, err
 	}
 	wg.Go(func() { _ = s.on.Run(ctx) })
-	stop := func() { cancel(); wg.Wait(); _ = probe.Close() }
+	stop := func() { cancel(); wg.Wait(); _ = probe.Close(); closeDB() }
 	if err := s.execute(ctx, s.on, tinyWorker); err != nil {
 		stop()
 		return nil, nil, err
 	}
 	return &s, stop, nil
+}
+
+// openStore opens an empty store in a temporary folder.
+func openStore(ctx context.Context) (*store.Store, func(), error) {
+	dir, err := os.MkdirTemp("", "bulkhead-bench-scripts-")
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := store.Open(ctx, filepath.Join(dir, "bulkhead.db"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return s, func() { _ = s.Close(); _ = os.RemoveAll(dir) }, nil
 }
 
 var tenant = script.Tenant{ID: "bench"}

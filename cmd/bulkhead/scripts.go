@@ -16,51 +16,39 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/script/worker"
 )
 
-// scripts is what answers /v1/scripts.
-type scripts struct {
-	store   *script.SQLite
-	service *script.Service
-}
-
-// openScripts puts it together.
-func (s *server) openScripts(ctx context.Context, registry *prometheus.Registry) (sc *scripts, err error) {
-	sc = &scripts{}
+// openScripts puts together what answers /v1/scripts.
+func (s *server) openScripts(ctx context.Context, registry *prometheus.Registry) (*script.Service, error) {
 	cfg, log := s.cfg, s.log
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, sc.close())
-		}
-	}()
-	if sc.store, err = script.OpenSQLite(ctx, filepath.Join(cfg.Data, "scripts.db")); err != nil {
-		return sc, fmt.Errorf("open scripts' store: %w", err)
+	if err := s.store.TakeScripts(ctx, filepath.Join(cfg.Data, "scripts.db")); err != nil {
+		return nil, fmt.Errorf("take scripts over: %w", err)
 	}
 	e, err := engine.New()
 	if err != nil {
-		return sc, fmt.Errorf("open JavaScript engine: %w", err)
+		return nil, fmt.Errorf("open JavaScript engine: %w", err)
 	}
 	// Whoever the guard lets in finds a worker.
 	workers, err := worker.New(worker.Config{
 		Root: filepath.Join(cfg.Run, "scripts"), Max: min(max(cfg.MaxConcurrent+4, 16), 1024), HostOOM: s.guard.ReportOOM, Log: log,
 	})
 	if err != nil {
-		return sc, fmt.Errorf("open workers: %w", err)
+		return nil, fmt.Errorf("open workers: %w", err)
 	}
 	conf := script.Config{
-		Engine: e, Pool: workers, Guard: s.guard, Store: sc.store, KeyValue: sc.store, Tenant: scriptTenant(entitlements{s.store}),
+		Engine: e, Pool: workers, Guard: s.guard, Store: s.store, KeyValue: s.store, Tenant: scriptTenant(entitlements{s.store}),
 		MaxResult: cfg.MaxResult, Log: log,
 	}
 	policy, err := newFetchPolicy(cfg)
 	if err != nil {
-		return sc, err
+		return nil, err
 	}
 	if policy != nil {
 		conf.AllowFetch, conf.FetchClient = policy.allow, policy.client()
 	}
-	sc.service, err = script.New(conf)
+	service, err := script.New(conf)
 	if err != nil {
-		return sc, fmt.Errorf("open script service: %w", err)
+		return nil, fmt.Errorf("open script service: %w", err)
 	}
-	return sc, errors.Join(registry.Register(s.guard), registry.Register(sc.service))
+	return service, errors.Join(registry.Register(s.guard), registry.Register(service))
 }
 
 // scriptTenant says for whom a script runs, and what its tier lets it use.
@@ -76,13 +64,4 @@ func scriptTenant(tenants node.Tenants) func(context.Context) (script.Tenant, er
 		}
 		return script.Tenant{ID: id, Tier: tier}, nil
 	}
-}
-
-// close returns what scripts hold, once nothing runs any more.
-func (s *scripts) close() error {
-	var errs []error
-	if s.store != nil {
-		errs = append(errs, s.store.Close())
-	}
-	return errors.Join(errs...)
 }

@@ -113,7 +113,7 @@ type server struct {
 	node      *node.Node
 	authority *authority.Authority
 	proxy     *proxy.Proxy
-	scripts   *scripts
+	scripts   *script.Service
 	handler   http.Handler
 	firstKey  string
 }
@@ -361,7 +361,7 @@ func (s *server) openEdges(ctx context.Context) error {
 		History: s.store, Authenticator: s.store, Keys: s.store,
 		Quotas: s.node, Host: s.node.Host, Pools: s.supply,
 		Domain: s.sdkDomain(), MaxTTL: s.cfg.MaxTTL, Registry: registry, Tracer: tracer, Log: s.log,
-		Mounts:  []api.Mount{{Calls: script.Calls(store.ScopeRun), Handler: s.scripts.service.Handler()}},
+		Mounts:  []api.Mount{{Calls: script.Calls(store.ScopeRun), Handler: s.scripts.Handler()}},
 		Tenants: s.store, Tiers: s.store, Usage: s.store, Audit: s.store, Prices: prices,
 	})
 	if err != nil {
@@ -450,7 +450,7 @@ func (s *server) run(ctx context.Context, out io.Writer) error {
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx by the shutdown
 	defer stopWork()
 	for _, f := range []func(context.Context) error{
-		s.slots.Run, s.pool.Run, s.supply.Run, s.capacity.Run, s.node.Run, s.authority.Run, s.guard.Run, s.scripts.service.Run,
+		s.slots.Run, s.pool.Run, s.supply.Run, s.capacity.Run, s.node.Run, s.authority.Run, s.guard.Run, s.scripts.Run,
 		func(ctx context.Context) error { return s.store.Run(ctx, s.cfg.Retention) },
 	} {
 		g.Go(func() error {
@@ -527,9 +527,6 @@ func (s *server) close() error {
 	var errs []error
 	if s.proxy != nil {
 		s.proxy.Close()
-	}
-	if s.scripts != nil {
-		errs = append(errs, s.scripts.close())
 	}
 	if s.probe != nil {
 		errs = append(errs, s.probe.Close())

@@ -29,7 +29,7 @@ type Config struct {
 	// Data is the folder that holds everything that must survive a restart.
 	Data string `name:"data" env:"BULKHEAD_DATA" default:"/var/lib/bulkhead" help:"Folder for templates, snapshots, the database, keys and certificates."`
 	// Database is where tenants, keys, sandboxes, usage and the audit log are kept.
-	Database string `name:"database" env:"BULKHEAD_DATABASE" placeholder:"URL" help:"Where tenants, keys, sandboxes, usage and the audit log are kept: postgres://USER:PASSWORD@HOST/NAME, or a file; bulkhead.db in --data if empty. A password is better given by the environment than by the flag."`
+	Database string `name:"database" env:"BULKHEAD_DATABASE" placeholder:"URL" help:"Where tenants, keys, sandboxes, usage, the audit log and scripts are kept: postgres://USER:PASSWORD@HOST/NAME, or a file; bulkhead.db in --data if empty. A password is better given by the environment than by the flag."`
 	// Prices make costs of usage.
 	Prices map[string]float64 `name:"price" env:"BULKHEAD_PRICES" help:"What usage costs, as sandbox-second=N, cpu-second=N, gb-second=N (memory in use) and egress-gb=N; free if empty."`
 	// Run is the folder for what lives no longer than the host's uptime.

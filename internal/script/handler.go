@@ -107,10 +107,10 @@ func Calls(scope string) []openapi.Call {
 	}
 	return []openapi.Call{
 		{Pattern: "POST /v1/scripts/run", Scope: scope, Summary: "Run code, or a stored script", Params: stream{}, Body: Request{}, MaxBody: maxBody, Answer: Result{}, Formats: []string{"application/x-ndjson"}},
-		{Pattern: "GET /v1/scripts", Scope: scope, Summary: "List the newest versions of scripts", Answer: []Script{}},
+		{Pattern: "GET /v1/scripts", Scope: scope, Summary: "List the newest versions of scripts", Answer: []bulkhead.Script{}},
 		{Pattern: "GET /v1/scripts/stats", Scope: scope, Summary: "Statistics of the memory guard and of the workers", Answer: Stats{}},
-		{Pattern: "PUT /v1/scripts/{name}", Scope: scope, Summary: "Store a version of a script", Params: name{}, Body: PutRequest{}, MaxBody: maxBody, Answer: Script{}},
-		{Pattern: "GET /v1/scripts/{name}", Scope: scope, Summary: "A script", Params: version{}, Answer: Script{}},
+		{Pattern: "PUT /v1/scripts/{name}", Scope: scope, Summary: "Store a version of a script", Params: name{}, Body: PutRequest{}, MaxBody: maxBody, Answer: bulkhead.Script{}},
+		{Pattern: "GET /v1/scripts/{name}", Scope: scope, Summary: "A script", Params: version{}, Answer: bulkhead.Script{}},
 		{Pattern: "DELETE /v1/scripts/{name}", Scope: scope, Summary: "Remove all versions of a script", Params: name{}},
 	}
 }
@@ -234,7 +234,7 @@ func (s *Service) servePut(w http.ResponseWriter, r *http.Request, t Tenant) err
 	if req.Language == "" {
 		req.Language = "javascript"
 	}
-	stored, err := s.cfg.Store.PutScript(r.Context(), t.ID, Script{
+	stored, err := s.cfg.Store.PutScript(r.Context(), t.ID, bulkhead.Script{
 		Name: name, Language: req.Language, Source: req.Source, CreatedAt: time.Now().UTC().Truncate(time.Millisecond),
 		Fingerprint: engine.Fingerprint(req.Source), SizeBytes: int64(len(req.Source)),
 	})

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -21,6 +22,7 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/guard"
 	"github.com/bulkheadhq/bulkhead/internal/script/engine"
 	"github.com/bulkheadhq/bulkhead/internal/script/worker"
+	"github.com/bulkheadhq/bulkhead/internal/store"
 	"github.com/bulkheadhq/bulkhead/internal/testenv"
 )
 
@@ -38,8 +40,28 @@ type tenantKey struct{}
 // alice is the tenant of the tests.
 var alice = Tenant{ID: "alice"}
 
-// newService returns a running service on a real pool, a real guard and a store
-// in memory.
+// newStore returns a store that knows the tests' tenants.
+func newStore(tb testing.TB) *store.Store {
+	tb.Helper()
+	s, err := store.Open(tb.Context(), filepath.Join(tb.TempDir(), "bulkhead.db"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	for _, t := range []Tenant{alice, mallory, patient} {
+		if _, err := s.CreateTenant(tb.Context(), bulkhead.Tenant{ID: t.ID, Tier: bulkhead.TierUnlimited}); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return s
+}
+
+// newService returns a running service on a real pool, a real guard and a real
+// store.
 func newService(tb testing.TB, change func(*Config, *worker.Config)) *Service {
 	tb.Helper()
 	testenv.Need(tb, "root")
@@ -56,7 +78,7 @@ func newService(tb testing.TB, change func(*Config, *worker.Config)) *Service {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	m := NewMemory()
+	m := newStore(tb)
 	cfg := Config{
 		Engine: e, Guard: g, Store: m, KeyValue: m, Log: log,
 		Tenant: func(ctx context.Context) (Tenant, error) {
@@ -174,7 +196,7 @@ func TestMovedRunDoesNothingTwice(t *testing.T) {
 	if diff := cmp.Diff(want, lines); diff != "" {
 		t.Errorf("lines (-want +got):\n%s", diff)
 	}
-	v, err := s.cfg.KeyValue.Get(t.Context(), alice.ID, "n")
+	v, err := s.cfg.KeyValue.Value(t.Context(), alice.ID, "n")
 	if err != nil || string(v) != "1" {
 		t.Errorf("the store has %s (%v), want 1", v, err)
 	}
@@ -415,7 +437,7 @@ func TestHandler(t *testing.T) {
 func TestTenantsAreApart(t *testing.T) {
 	s := newService(t, nil)
 	bob := Tenant{ID: "bob"}
-	if _, err := s.cfg.Store.PutScript(t.Context(), alice.ID, Script{Name: "own", Source: "1", Fingerprint: "f"}); err != nil {
+	if _, err := s.cfg.Store.PutScript(t.Context(), alice.ID, bulkhead.Script{Name: "own", Source: "1", Fingerprint: "f"}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Execute(t.Context(), bob, Request{Script: "own"}, nil); bulkhead.CodeOf(err) != bulkhead.CodeNotFound {

@@ -17,6 +17,9 @@ const (
 	maxRecordBytes = 1 << 20
 )
 
+// maxWritten is how much one run may write to the tenant's store, in bytes.
+const maxWritten = 32 << 20
+
 // record is one call of the host and its answer.
 type record struct {
 	op      string
@@ -38,9 +41,10 @@ type session struct {
 	recording bool
 	records   []record
 	bytes     int
-	next      int // the record that the repeated run gets next
-	lines     int // lines logged by the run in process
-	skip      int // of them, those the repeated run will log again
+	written   int64 // bytes of keys and values for kv
+	next      int   // the record that the repeated run gets next
+	lines     int   // lines logged by the run in process
+	skip      int   // of them, those the repeated run will log again
 }
 
 var _ engine.Host = (*session)(nil)
@@ -112,21 +116,33 @@ func (h *session) do(op string, payload []byte) ([]byte, error) {
 	kv := h.s.cfg.KeyValue
 	switch op {
 	case "kv.get":
-		return kv.Get(h.ctx, h.tenant.ID, req.Key)
+		return kv.Value(h.ctx, h.tenant.ID, req.Key)
 	case "kv.set":
-		return nil, kv.Set(h.ctx, h.tenant.ID, req.Key, req.Value)
+		return nil, h.set(req.Key, req.Value)
 	case "kv.delete":
-		ok, err := kv.Delete(h.ctx, h.tenant.ID, req.Key)
+		ok, err := kv.DeleteValue(h.ctx, h.tenant.ID, req.Key)
 		if err != nil {
 			return nil, err
 		}
 		return json.Marshal(ok)
 	case "kv.list":
-		keys, err := kv.List(h.ctx, h.tenant.ID, req.Prefix)
+		keys, err := kv.Keys(h.ctx, h.tenant.ID, req.Prefix)
 		if err != nil {
 			return nil, err
+		}
+		if keys == nil {
+			keys = []string{}
 		}
 		return json.Marshal(keys)
 	}
 	return nil, bulkhead.Errorf(bulkhead.CodeUnsupported, "there is no operation %.40q", op)
+}
+
+// set keeps a value. What one run may write is bounded, since every write has to
+// reach the disk that sandboxes wait for, too.
+func (h *session) set(key string, value json.RawMessage) error {
+	if h.written += int64(len(key) + len(value)); h.written > maxWritten {
+		return bulkhead.Errorf(bulkhead.CodeQuotaExceeded, "the run has written %d bytes to kv; the limit of one run is %d", h.written, int64(maxWritten))
+	}
+	return h.s.cfg.KeyValue.SetValue(h.ctx, h.tenant.ID, key, value)
 }

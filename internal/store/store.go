@@ -1,5 +1,6 @@
 // Package store keeps what must outlive the server: tenants and their tiers, API
-// keys, sandboxes with how they ended, what was used, and who did what.
+// keys, sandboxes with how they ended, what was used, who did what, and scripts
+// with what they keep.
 //
 // It is SQLite or PostgreSQL: one schema, one set of queries in the SQL that both
 // have, one suite of tests (package storetest) for both. A write that returned nil

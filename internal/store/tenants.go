@@ -97,10 +97,10 @@ func (s *Store) UpdateTenant(ctx context.Context, id string, change func(*bulkhe
 	return t, nil
 }
 
-// DeleteTenant removes a tenant and revokes its keys, in one step; from then on no
-// sandbox of it is recorded. Its ended sandboxes and its usage stay. It is refused
-// while the tenant has live sandboxes, unless force is set: whoever sets it ends
-// them after. Codes: not_found; conflict, also for [bulkhead.DefaultTenant].
+// DeleteTenant removes a tenant with its scripts and what they keep, and revokes
+// its keys, in one step; from then on no sandbox of it is recorded. Its ended
+// sandboxes and its usage stay. It is refused while the tenant has live sandboxes,
+// unless force is set: whoever sets it ends them after. Codes: not_found; conflict, also for [bulkhead.DefaultTenant].
 func (s *Store) DeleteTenant(ctx context.Context, id string, force bool) error {
 	if id == bulkhead.DefaultTenant {
 		return fmt.Errorf("delete tenant: %w", bulkhead.Errorf(bulkhead.CodeConflict, "tenant %q is the server's own and stays", id))
@@ -120,8 +120,15 @@ func (s *Store) DeleteTenant(ctx context.Context, id string, force bool) error {
 			id, time.Now().UnixNano()); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, `DELETE FROM tenants WHERE id = $1`, id)
-		return err
+		for _, own := range []string{
+			`DELETE FROM scripts WHERE tenant = $1`, `DELETE FROM script_values WHERE tenant = $1`,
+			`DELETE FROM script_use WHERE tenant = $1`, `DELETE FROM tenants WHERE id = $1`,
+		} {
+			if _, err := tx.ExecContext(ctx, own, id); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	s.tenants.drop()
 	s.keys.drop()

@@ -81,6 +81,61 @@ func testUpgrade(t *testing.T, dialect goose.Dialect, driver, dsn, url string) {
 	}
 }
 
+// What an earlier version kept in a file of its own is moved, but what belongs to
+// nobody any more.
+func TestTakeScripts(t *testing.T) {
+	t.Run("sqlite", func(t *testing.T) { testTakeScripts(t, filepath.Join(t.TempDir(), "bulkhead.db")) })
+	t.Run("postgres", func(t *testing.T) { testTakeScripts(t, pgtest.Start(t).Database(t)) })
+}
+
+func testTakeScripts(t *testing.T, url string) {
+	t.Helper()
+	ctx := t.Context()
+	path := filepath.Join(t.TempDir(), "scripts.db")
+	old, err := sql.Open("sqlite", "file:"+path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, statement := range []string{
+		`CREATE TABLE script (tenant TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, language TEXT NOT NULL,
+			source TEXT NOT NULL, fingerprint TEXT NOT NULL, size_bytes BIGINT NOT NULL, created_at BIGINT NOT NULL)`,
+		`CREATE TABLE script_value (tenant TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL)`,
+		`INSERT INTO script VALUES ('acme', 'x', 1, 'javascript', '1', 'f1', 1, 1700000000123), ('acme', 'x', 2, 'typescript', 'ü', 'f2', 2, 1700000000124),
+			('gone', 'x', 1, 'javascript', '1', 'f1', 1, 1700000000123)`,
+		`INSERT INTO script_value VALUES ('acme', 'k', CAST('"ü"' AS BLOB)), ('gone', 'k', CAST('1' AS BLOB))`,
+	} {
+		if _, err := old.ExecContext(ctx, statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := old.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s := openOne(t, url)
+	defer func() { _ = s.Close() }()
+	for range 2 { // the second time there is nothing
+		if err := s.TakeScripts(ctx, path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := bulkhead.Script{
+		Name: "x", Version: 2, Language: "typescript", Source: "ü", Fingerprint: "f2", SizeBytes: 2, CreatedAt: time.UnixMilli(1700000000124).UTC(),
+	}
+	got, err := s.Script(ctx, "acme", "x", 0)
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("script (-want +got): %v\n%s", err, diff)
+	}
+	if v, err := s.Value(ctx, "acme", "k"); string(v) != `"ü"` || err != nil {
+		t.Errorf("value: %s, %v", v, err)
+	}
+	if ok, err := s.DeleteValue(ctx, "acme", "k"); !ok || err != nil {
+		t.Errorf("delete value: %v, %v", ok, err)
+	}
+	if list, err := s.Scripts(ctx, "gone"); len(list) > 0 || err != nil {
+		t.Errorf("scripts of nobody: %+v, %v", list, err)
+	}
+}
+
 // A restart of the database that nobody asked anything meanwhile is not noticed,
 // although every connection is a dead one.
 func TestPostgresRestart(t *testing.T) {

@@ -227,7 +227,7 @@ func (c *PutCmd) Run(ctx context.Context, o Opener) error {
 	if c.TS || filepath.Ext(c.File) == ".ts" {
 		req.Language = "typescript"
 	}
-	var stored script.Script
+	var stored bulkhead.Script
 	if err := s.call(ctx, http.MethodPut, "/v1/scripts/"+url.PathEscape(c.Name), req, &stored); err != nil {
 		return err
 	}
@@ -247,7 +247,7 @@ func (*LsCmd) Run(ctx context.Context, o Opener) error {
 	if err != nil {
 		return err
 	}
-	var list []script.Script
+	var list []bulkhead.Script
 	if err := s.call(ctx, http.MethodGet, "/v1/scripts", nil, &list); err != nil {
 		return err
 	}

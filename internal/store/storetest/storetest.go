@@ -5,6 +5,7 @@ package storetest
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -53,6 +54,14 @@ type Store interface {
 	PruneActs(ctx context.Context, before time.Time) error
 	Pools(ctx context.Context) ([]store.Pool, error)
 	PutPools(ctx context.Context, pools ...store.Pool) error
+	PutScript(ctx context.Context, tenant string, sc bulkhead.Script) (bulkhead.Script, error)
+	Script(ctx context.Context, tenant, name string, version int) (bulkhead.Script, error)
+	Scripts(ctx context.Context, tenant string) ([]bulkhead.Script, error)
+	DeleteScript(ctx context.Context, tenant, name string) error
+	Value(ctx context.Context, tenant, key string) (json.RawMessage, error)
+	SetValue(ctx context.Context, tenant, key string, value json.RawMessage) error
+	DeleteValue(ctx context.Context, tenant, key string) (bool, error)
+	Keys(ctx context.Context, tenant, prefix string) ([]string, error)
 	Close() error
 }
 
@@ -92,6 +101,11 @@ func Run(t *testing.T, open Open) {
 		{"ConcurrentWrites", testConcurrentWrites},
 		{"CancelledWrite", testCancelledWrite},
 		{"Pools", testPools},
+		{"Scripts", testScripts},
+		{"ScriptBounds", testScriptBounds},
+		{"Values", testValues},
+		{"ValueBounds", testValueBounds},
+		{"ScriptsOfDeletedTenant", testScriptsOfDeletedTenant},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := open(t, c.name)
