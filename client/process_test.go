@@ -261,7 +261,7 @@ func TestFollowerGoesAway(t *testing.T) {
 // TestDeadlineOfTheContext is a time limit of the program.
 func TestDeadlineOfTheContext(t *testing.T) {
 	sb, _, _ := boxed(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	out, err := sb.Exec(ctx, client.Command{Path: "sleep", Args: []string{"60"}}, nil)
 	if err != nil || out.End.Cause != bulkhead.CauseTimeLimit {

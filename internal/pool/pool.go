@@ -33,6 +33,10 @@ type Config struct {
 	// Busy, when set, says that the host has no processor to spare: then boxes are
 	// made ahead one at a time, with as long a rest after each as it took.
 	Busy func() bool
+	// Yield is how long no box is begun ahead after a request got one, so that it
+	// has the processors to itself [100 ms]. Requests that follow within twice that
+	// time begin no other pause.
+	Yield time.Duration
 	// Observe, when set, is told of every request that a box of the pool could
 	// serve, with the stage that it found. It must not block.
 	Observe func(t bulkhead.Template, stage Stage)
@@ -72,6 +76,7 @@ type Pool struct {
 	claims   int                // requests that wait for a box to be made
 	running  int                // boxes being made ahead
 	rest     time.Time          // on a busy host, until when none is
+	yielded  time.Time          // when the last pause for a request began
 	checking bool
 	closed   bool
 }
@@ -110,7 +115,7 @@ func New(cfg Config) (*Pool, error) {
 	for _, d := range []struct {
 		field *time.Duration
 		value time.Duration
-	}{{&cfg.MaxAge, time.Hour}, {&cfg.Interval, time.Second}, {&cfg.CheckEvery, 30 * time.Second}} {
+	}{{&cfg.MaxAge, time.Hour}, {&cfg.Interval, time.Second}, {&cfg.CheckEvery, 30 * time.Second}, {&cfg.Yield, 100 * time.Millisecond}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}

@@ -111,11 +111,15 @@ type job struct {
 }
 
 // start begins one job, if there is one and room for it, and reports whether it
-// did. Requests that wait for a box go first; a busy host gets rests.
+// did. Requests that wait for a box or just got one go first; a busy host gets
+// rests.
 func (p *Pool) start(ctx context.Context, now time.Time, busy bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed || ctx.Err() != nil || p.claims > 0 || p.running >= p.cfg.Parallel {
+		return false
+	}
+	if now.Sub(p.yielded) < p.cfg.Yield {
 		return false
 	}
 	if busy && (p.running > 0 || now.Before(p.rest)) {
@@ -128,6 +132,17 @@ func (p *Pool) start(ctx context.Context, now time.Time, busy bool) bool {
 	p.running++
 	p.jobs.Go(func() { p.do(ctx, j) })
 	return true
+}
+
+// yieldLocked leaves the processors to a request that has its box now. Without
+// the free time between two pauses, a steady stream of requests would empty a
+// pool that could have kept up.
+func (p *Pool) yieldLocked(now time.Time) {
+	if now.Sub(p.yielded) < 2*p.cfg.Yield {
+		return
+	}
+	p.yielded = now
+	time.AfterFunc(p.cfg.Yield, p.poke)
 }
 
 // nextLocked picks the shelf that lacks its snapshot, else the one that lacks the

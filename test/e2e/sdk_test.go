@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -108,10 +109,9 @@ except Exception: print('e2b', v('e2b'))`)
 
 // compat is the table SDK × feature.
 type compat struct {
-	mu       sync.Mutex
-	columns  []string
-	features []string
-	cells    map[string]map[string]string
+	mu      sync.Mutex
+	columns []string
+	cells   map[string]map[string]string // of features, then of columns
 }
 
 func (c *compat) add(column string, r row) {
@@ -121,7 +121,6 @@ func (c *compat) add(column string, r row) {
 		c.columns = append(c.columns, column)
 	}
 	if c.cells[r.Feature] == nil {
-		c.features = append(c.features, r.Feature)
 		c.cells[r.Feature] = map[string]string{}
 	}
 	cell := "✓"
@@ -155,7 +154,7 @@ func (c *compat) String() string {
 			b.WriteString(" " + strings.TrimPrefix(col, lang+": ") + " |")
 		}
 		b.WriteString("\n|---|" + strings.Repeat(":-:|", len(columns)) + "\n")
-		for _, f := range c.features {
+		for _, f := range slices.Sorted(maps.Keys(c.cells)) {
 			line, tried := "| "+f+" |", false
 			for _, col := range columns {
 				tried = tried || c.cells[f][col] != ""
