@@ -25,8 +25,8 @@ const EnvdVersion = "0.6.4"
 const GuestDir = "/opt/bulkhead"
 
 // Init binds a box to its sandbox: it is POSTed as JSON to /init on [EnvdPort]
-// exactly when the box is leased, and again, with the token of the time before,
-// when a server takes a running box over. The answer is 204.
+// when the box is leased, and once before, while it waits, as a rehearsal for
+// nobody. The answer is 204.
 type Init struct {
 	// SandboxID and TemplateID are shown in the box, as E2B_SANDBOX_ID and
 	// E2B_TEMPLATE_ID and in files under /run/e2b.

@@ -6,6 +6,10 @@ import (
 	"time"
 )
 
+// SandboxIDEnv is the variable that tells a box's programs which sandbox they are
+// in; a box that has not become one yet has none.
+const SandboxIDEnv = "E2B_SANDBOX_ID"
+
 // TokenHeader carries the token that [Init] gave the box.
 const TokenHeader = "X-Access-Token"
 

@@ -155,7 +155,7 @@ func (s *Server) Rebind(_ context.Context, init boxrpc.Init) error {
 		}
 	}
 	l.env["E2B_SANDBOX"] = "true"
-	l.env["E2B_SANDBOX_ID"] = init.SandboxID
+	l.env[boxrpc.SandboxIDEnv] = init.SandboxID
 	l.env["E2B_TEMPLATE_ID"] = init.TemplateID
 	s.lease.Store(l)
 	s.mu.Lock()

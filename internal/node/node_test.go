@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -54,10 +55,11 @@ type envd struct {
 	status int
 	inits  []boxrpc.Init
 	limits []boxrpc.Limits
+	bound  map[string]string // sandboxes by the host that their box was called
 }
 
 func newEnvd(t *testing.T) *envd {
-	e := &envd{status: http.StatusNoContent}
+	e := &envd{status: http.StatusNoContent, bound: map[string]string{}}
 	e.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/metrics" {
 			_, _ = w.Write([]byte(`{"disk_used": 4096}`))
@@ -74,6 +76,14 @@ func newEnvd(t *testing.T) *envd {
 			w.WriteHeader(e.status)
 			return
 		}
+		if r.URL.Path == "/envs" {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			if err := json.NewEncoder(w).Encode(map[string]string{boxrpc.SandboxIDEnv: e.bound[r.Host]}); err != nil {
+				t.Error(err)
+			}
+			return
+		}
 		var in boxrpc.Init
 		if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
 			t.Error(err)
@@ -81,6 +91,7 @@ func newEnvd(t *testing.T) *envd {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.inits = append(e.inits, in)
+		e.bound[r.Host] = in.SandboxID
 		w.WriteHeader(e.status)
 	}))
 	t.Cleanup(e.Close)
@@ -91,6 +102,13 @@ func (e *envd) answer(status int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.status = status
+}
+
+// forget makes a sandbox's box one whose /init never came.
+func (e *envd) forget(sandbox string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	maps.DeleteFunc(e.bound, func(_, id string) bool { return id == sandbox })
 }
 
 func newWorld(t *testing.T) *world {
@@ -392,6 +410,8 @@ func TestRecover(t *testing.T) {
 	w := newWorld(t)
 	first := w.node()
 	alive, dead, late := w.create(first, request()), w.create(first, request()), w.create(first, request())
+	unbound := w.create(first, request())
+	w.envd.forget(unbound.ID)
 	if err := w.driver.Create(t.Context(), pool.BoxSpec{ID: "bulkhead-orphan"}); err != nil {
 		t.Fatal(err)
 	}
@@ -408,6 +428,9 @@ func TestRecover(t *testing.T) {
 	}
 	if end := second.ended(dead.ID); end.Cause != bulkhead.CauseCrashed {
 		t.Errorf("dead: %v", end)
+	}
+	if end := second.ended(unbound.ID); end.Cause != bulkhead.CauseCrashed {
+		t.Errorf("a box that has no identity: %v", end)
 	}
 	if end := second.ended(late.ID); end.Cause != bulkhead.CauseExpired {
 		t.Errorf("late: %v", end)

@@ -2,12 +2,17 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
+	"sync"
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
 	"github.com/bulkheadhq/bulkhead/internal/pool"
 )
 
@@ -29,6 +34,7 @@ func (n *Node) Recover(ctx context.Context) (Recovered, error) {
 		return r, fmt.Errorf("read sandboxes: %w", err)
 	}
 	kept := map[string]bool{}
+	var checks sync.WaitGroup
 	for _, sb := range rows {
 		box, end, err := n.revive(ctx, sb)
 		if err != nil {
@@ -51,13 +57,40 @@ func (n *Node) Recover(ctx context.Context) (Recovered, error) {
 		n.open(l)
 		l.log(slog.LevelInfo, "the server was restarted and took the sandbox over", nil)
 		r.Adopted++
+		checks.Go(func() { n.endUnbound(ctx, l) })
 	}
+	checks.Wait()
 	reaped, err := n.cfg.Pool.Reap(ctx, func(box string) bool { return kept[box] })
 	r.Reaped = len(reaped)
 	if err != nil {
 		return r, fmt.Errorf("reap boxes: %w", err)
 	}
 	return r, nil
+}
+
+// boundWithin is how long a box may take to say whose it is.
+const boundWithin = 2 * time.Second
+
+// endUnbound ends a sandbox whose box never became it: the earlier server died
+// between its row and its identity, and never acknowledged it. Its box has no
+// token that would guard it. A box that does not answer in time is kept.
+func (n *Node) endUnbound(ctx context.Context, l *lease) {
+	sb := l.sandbox()
+	asked, cancel := context.WithTimeout(ctx, boundWithin)
+	defer cancel()
+	resp, err := n.ask(asked, l.box, boxrpc.EnvdPort, http.MethodGet, "/envs", nil, sb.EnvdToken)
+	if err != nil {
+		n.cfg.Log.WarnContext(ctx, "a box did not say whose it is", "sandbox", sb.ID, "box", sb.Box, "err", err)
+		return
+	}
+	defer drained(resp)
+	var envs map[string]string
+	if resp.StatusCode != http.StatusOK || json.NewDecoder(io.LimitReader(resp.Body, boxrpc.MaxInitBytes)).Decode(&envs) != nil {
+		return // it knows a token, or is its tenant's doing
+	}
+	if envs[boxrpc.SandboxIDEnv] == "" {
+		n.end(ctx, l, bulkhead.End{Cause: bulkhead.CauseCrashed, Detail: "the server died before it could be started"})
+	}
 }
 
 // revive returns the box of a row, or how the sandbox ended.

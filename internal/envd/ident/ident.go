@@ -185,7 +185,7 @@ func (b *Box) Env() map[string]string {
 func names(in boxrpc.Init) map[string]string {
 	n := map[string]string{"E2B_SANDBOX": "true"}
 	if in.SandboxID != "" {
-		n["E2B_SANDBOX_ID"] = in.SandboxID
+		n[boxrpc.SandboxIDEnv] = in.SandboxID
 	}
 	if in.TemplateID != "" {
 		n["E2B_TEMPLATE_ID"] = in.TemplateID
