@@ -132,20 +132,17 @@ func (n *Node) bind(ctx context.Context, l *lease, req bulkhead.CreateRequest, t
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		_, end := trace.Stage(ctx, "meter")
-		m, err := l.box.Part.Meter()
-		if end(err); err == nil { // else the first sample is where it begins
-			l.meter.start(m, false)
-		}
-		return nil
-	})
-	g.Go(func() error {
 		ctx, end := trace.Stage(ctx, "record")
 		err := n.cfg.Store.PutSandbox(ctx, sb)
 		if end(err); err != nil {
 			return fmt.Errorf("record sandbox: %w", err)
 		}
 		l.recorded = true
+		_, end = trace.Stage(ctx, "meter") // after the row: who waits for the box needs the processors more
+		m, err := l.box.Part.Meter()
+		if end(err); err == nil { // else the first sample is where it begins
+			l.meter.start(m, false)
+		}
 		return nil
 	})
 	// The last one is the first to run: it is the one that waits for somebody.

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -112,7 +113,15 @@ func (c *Config) setDefaults() error {
 
 // Store keeps the templates of one data directory.
 type Store struct {
-	cfg Config
+	cfg   Config
+	known sync.Map // of string, a digest, to knownRecord
+}
+
+// knownRecord is a record that was read, and when its file was written.
+type knownRecord struct {
+	record
+
+	modified time.Time
 }
 
 // New opens the store, making its directories where they are missing.
@@ -393,9 +402,18 @@ func (s *Store) named(name string) (record, error) {
 // read reads the template with the digest.
 func (s *Store) read(digest string) (record, error) {
 	dir := s.dir(hexOf(digest))
-	b, err := os.ReadFile(filepath.Join(dir, recordFile))
+	file := filepath.Join(dir, recordFile)
+	info, err := os.Lstat(file)
 	if errors.Is(err, fs.ErrNotExist) {
+		s.known.Delete(digest)
 		return record{}, bulkhead.Errorf(bulkhead.CodeNotFound, "template %s is not found", digest)
+	}
+	var b []byte
+	if err == nil {
+		if k, ok := s.known.Load(digest); ok && k.(knownRecord).modified.Equal(info.ModTime()) { //nolint:forcetypeassert // nothing else is stored
+			return k.(knownRecord).record, nil //nolint:forcetypeassert // as above
+		}
+		b, err = os.ReadFile(file)
 	}
 	if err != nil {
 		return record{}, fmt.Errorf("read template: %w", err)
@@ -409,5 +427,6 @@ func (s *Store) read(digest string) (record, error) {
 	}
 	r.Image = filepath.Join(dir, imageFile)
 	r.Defaults = r.Defaults.Or(bulkhead.DefaultLimits()) // it may be older than a limit
+	s.known.Store(digest, knownRecord{r, info.ModTime()})
 	return r, nil
 }
