@@ -38,8 +38,8 @@ func (p *Pool) Acquire(ctx context.Context, t bulkhead.Template, l bulkhead.Limi
 	if own == "" && p.cfg.Observe != nil {
 		p.cfg.Observe(t, stage)
 	}
-	p.poke()
 	if stage != StageWarm {
+		p.poke()
 		made := t.Defaults
 		if own != "" {
 			made = l

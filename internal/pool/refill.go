@@ -138,11 +138,10 @@ func (p *Pool) start(ctx context.Context, now time.Time, busy bool) bool {
 // the free time between two pauses, a steady stream of requests would empty a
 // pool that could have kept up.
 func (p *Pool) yieldLocked(now time.Time) {
-	if now.Sub(p.yielded) < 2*p.cfg.Yield {
-		return
+	if now.Sub(p.yielded) >= 2*p.cfg.Yield {
+		p.yielded = now
 	}
-	p.yielded = now
-	time.AfterFunc(p.cfg.Yield, p.poke)
+	time.AfterFunc(p.yielded.Add(p.cfg.Yield).Sub(now), p.poke)
 }
 
 // nextLocked picks the shelf that lacks its snapshot, else the one that lacks the

@@ -105,7 +105,8 @@ type Config struct {
 // new one.
 const rollTime = 2 * time.Minute
 
-// pause is the least time between two plans.
+// pause is the time from a request to the plan that follows from it, and those
+// that came meanwhile: the request has the processors first.
 const pause = 50 * time.Millisecond
 
 // Planner sets the targets of pools.
@@ -263,10 +264,10 @@ func (p *Planner) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-p.wake:
-			p.plan()
 			rest := time.NewTimer(pause)
 			select {
 			case <-rest.C:
+				p.plan()
 			case <-ctx.Done():
 				rest.Stop()
 			}
