@@ -408,13 +408,14 @@ func (s *Store) read(digest string) (record, error) {
 		s.known.Delete(digest)
 		return record{}, bulkhead.Errorf(bulkhead.CodeNotFound, "template %s is not found", digest)
 	}
-	var b []byte
-	if err == nil {
-		if k, ok := s.known.Load(digest); ok && k.(knownRecord).modified.Equal(info.ModTime()) { //nolint:forcetypeassert // nothing else is stored
-			return k.(knownRecord).record, nil //nolint:forcetypeassert // as above
-		}
-		b, err = os.ReadFile(file)
+	if err != nil {
+		return record{}, fmt.Errorf("read template: %w", err)
 	}
+	k, _ := s.known.Load(digest)
+	if k, ok := k.(knownRecord); ok && k.modified.Equal(info.ModTime()) {
+		return k.record, nil
+	}
+	b, err := os.ReadFile(file)
 	if err != nil {
 		return record{}, fmt.Errorf("read template: %w", err)
 	}
