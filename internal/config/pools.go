@@ -22,7 +22,7 @@ type Pools struct {
 	PoolMinCold int `name:"pool-min-cold" env:"BULKHEAD_POOL_MIN_COLD" default:"3" help:"Least cold boxes of a template in use."`
 	PoolMaxCold int `name:"pool-max-cold" env:"BULKHEAD_POOL_MAX_COLD" default:"15" help:"Most cold boxes of one template; 0 to 256."`
 	// PoolWaitPrice is what the forecast weighs memory against.
-	PoolWaitPrice float64 `name:"pool-wait-price" env:"BULKHEAD_POOL_WAIT_PRICE" default:"1e7" help:"MB·s of idle memory that are as bad as one second of one caller's wait; less keeps fewer boxes."`
+	PoolWaitPrice float64 `name:"pool-wait-price" env:"BULKHEAD_POOL_WAIT_PRICE" default:"3e7" help:"MB·s of idle memory that are as bad as one second of one caller's wait; less keeps fewer boxes."`
 	// PoolMemory and PoolReserve bound the memory of waiting boxes.
 	PoolMemory  int64 `name:"pool-memory-mb" env:"BULKHEAD_POOL_MEMORY_MB" default:"0" help:"Most memory, in MiB, that the warm boxes of all pools may take; 0 is a quarter of the host's."`
 	PoolReserve int64 `name:"pool-reserve-mb" env:"BULKHEAD_POOL_RESERVE_MB" default:"1024" help:"Available memory of the host, in MiB, below which pools shrink, on top of --reserve-memory-mb."`

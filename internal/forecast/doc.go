@@ -10,16 +10,17 @@
 //
 // A pool of k boxes fails a claim when k boxes given away before are still being
 // replaced. So the k-th box earns its keep only through the claims that come at
-// depth k, with k-1 replacements outstanding; and the k-th box is worth keeping
-// for as long as such a claim is expected soon enough:
+// depth k, with k-1 replacements outstanding, and, where m builders replace boxes,
+// those at depths k+m, k+2m and so on, who get a box behind that one. The k-th box
+// is worth keeping for as long as such claims are expected soon enough:
 //
-//	(claims at depth k per second) × (price of a miss)  ≥  (price of its memory per second)
+//	(such claims per second) × (price of a miss)  ≥  (price of its memory per second)
 //
 // This is the newsvendor's rule, box by box: its target is the quantile of the
 // demand during the refill lead time at which an extra box no longer pays. It is
 // asked twice. A warm box saves a restore and costs the memory that a cold box
 // does not; a cold one saves a create and costs little, so cold boxes are kept
-// for much rarer demand.
+// for rarer demand.
 //
 // # The model
 //

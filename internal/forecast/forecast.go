@@ -63,13 +63,14 @@ type Costs struct {
 }
 
 // DefaultCosts are those of a Python template with the scientific stack on the
-// two-core test machine: leased in 3 ms, restored in 200 ms, made in 1.5 s. The
-// price of a second is 10,000 GB·s: at 1 USD for a GB and a month, what memory
-// costs in a rented server, an hour of a caller's wait comes to 14 USD.
+// two-core test machine, restored from its snapshot: leased in 3 ms, restored in
+// 150 ms, made in 60 ms before that. The price of a second is 30,000 GB·s: at
+// 1 USD for a GB and a month, what memory costs in a rented server, an hour of a
+// caller's wait comes to 42 USD.
 func DefaultCosts() Costs {
 	return Costs{
-		Lease: 3 * time.Millisecond, Restore: 200 * time.Millisecond, Create: 1300 * time.Millisecond,
-		WarmMB: 120, ColdMB: 15, WaitPrice: 1e7,
+		Lease: 3 * time.Millisecond, Restore: 150 * time.Millisecond, Create: 60 * time.Millisecond,
+		WarmMB: 170, ColdMB: 22, WaitPrice: 3e7,
 	}
 }
 

@@ -494,3 +494,24 @@ func TestReasonsRead(t *testing.T) {
 		t.Error("kinds have wrong names")
 	}
 }
+
+// Where boxes are replaced one after another, a box spares a wait to all who come
+// behind it: more are worth keeping than where all are replaced at once.
+func TestFewBuildersKeepMore(t *testing.T) {
+	size := func(builders int) int {
+		m := newModel(t, Config{Builders: builders, Costs: Costs{Restore: time.Second, Create: time.Second, WarmMB: 100, ColdMB: 10, WaitPrice: 1e6}})
+		var times []time.Time
+		at := monday
+		for i := range 200 { // a burst of 20, every 20 to 40 hours
+			at = at.Add(time.Duration(20+10*(i%3)) * time.Hour)
+			for range 20 {
+				times = append(times, at)
+			}
+		}
+		g := feed(m, times, at.Add(25*time.Hour))
+		return g.Warm
+	}
+	if one, many := size(1), size(32); one <= many || one < 5 {
+		t.Errorf("%d warm boxes with one builder and %d with 32; want more", one, many)
+	}
+}

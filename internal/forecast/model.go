@@ -75,6 +75,15 @@ func (m *Model) SetBounds(b Bounds) error {
 	return nil
 }
 
+// BoundInUse sets the bounds to b, whose least sizes hold while the template is in
+// use: always, or claimed within [RecentUse]. Errors are those of SetBounds.
+func (m *Model) BoundInUse(now time.Time, b Bounds, always bool) error {
+	if m.tick(now); !always && m.recent.sum(m.now) == 0 {
+		b.MinWarm, b.MinCold = 0, 0
+	}
+	return m.SetBounds(b)
+}
+
 // pays is how often per second a box must be needed that costs so many MB.
 func pays(mb, saved float64) float64 { return math.Max(mb, 1e-6) / math.Max(saved, 1e-9) }
 

@@ -75,44 +75,70 @@ type verdict struct {
 // size judges every group of depths at the given moment. The deepest that pays
 // decides, since who needs it needs all before it; so it and those beyond it say
 // when to look again.
+//
+// Where m builders replace boxes, a box that is missing at depth d makes those
+// wait one replacement longer who come at depths d, d+m, d+2m and so on: all who
+// get a box behind it. So what a box saves is the sum over those depths.
 func (s *stage) size(at moment, timers bool) verdict {
-	var hazards [maxGroups]float64
-	var next [maxGroups]int64
-	top, timed := -1, false
+	o := s.look(at, timers)
+	var saves [maxDepth + 1]float64 // replacements' times a second, by depth
 	until := int64(math.MaxInt64)
+	for g := o.last; g >= 0; g-- {
+		for d := groups[g].high; d >= groups[g].low; d-- {
+			saves[d] = o.hazard[g]
+			if behind := d + s.builders; behind <= maxDepth {
+				saves[d] += saves[behind]
+			}
+		}
+		often := saves[groups[g].high] * at.pace
+		if pays := often >= s.pays || o.due[g]; pays || s.levels[g] != nil {
+			until = min(until, o.next[g])
+			if pays {
+				return verdict{boxes: groups[g].high, why: s.reason(g, at, often, o.due[g]), until: until}
+			}
+		}
+	}
+	return verdict{why: Reason{Cause: CauseQuiet, Worth: seconds(1 / s.pays)}, until: until}
+}
+
+// outlook is what is expected of each group of depths.
+type outlook struct {
+	hazard [maxGroups]float64 // how often it is reached, per operational second
+	next   [maxGroups]int64   // when that is worth judging again
+	due    [maxGroups]bool    // a timer reaches it now
+	last   int                // the deepest group that was judged
+}
+
+// look judges the groups one by one, down to the first that was never reached and
+// does not pay: what is deeper is rarer still.
+func (s *stage) look(at moment, timers bool) outlook {
+	var o outlook
+	var usual [maxGroups]float64 // hazards without timers
 	for g := range groups {
 		half := groups[g].parent
 		l := s.levels[g]
-		var due bool
+		o.last = g
 		if l == nil {
-			hazards[g] = unseen(g, at.op, hazards[half])
-			next[g] = max(next[half], at.wall+soonest)
+			usual[g] = unseen(g, at.op, usual[half])
+			o.next[g] = max(o.next[half], at.wall+soonest)
 		} else {
-			hazards[g], next[g] = l.judge(at, deeper*hazards[half])
+			usual[g], o.next[g] = l.judge(at, deeper*usual[half])
 		}
-		pays := hazards[g]*at.pace >= s.pays
+		o.hazard[g] = usual[g]
 		if l != nil && timers {
-			pays, due, next[g] = l.timed(at.wall, s.lead, pays, next[g])
+			o.hazard[g], o.due[g], o.next[g] = l.timed(at.wall, s.lead, usual[g], o.next[g])
 		}
-		if pays {
-			top, timed, until = g, due, next[g]
-		} else if l != nil {
-			until = min(until, next[g])
-		} else if g > s.top {
-			break // what is deeper was never reached either, and is rarer still
+		if g > s.top && usual[g]*at.pace < s.pays {
+			break
 		}
 	}
-	v := verdict{why: Reason{Cause: CauseQuiet, Worth: seconds(1 / s.pays)}, until: until}
-	if top >= 0 {
-		v.boxes = groups[top].high
-		v.why = s.reason(top, at, hazards[top], timed) //nolint:gosec // top is an index of both
-	}
-	return v
+	return o
 }
 
-// reason says why the boxes up to group top pay.
-func (s *stage) reason(top int, at moment, hazard float64, timed bool) Reason {
-	r := Reason{Cause: CauseDemand, Box: groups[top].high, Every: seconds(1 / (hazard * at.pace)), Worth: seconds(1 / s.pays)}
+// reason says why the boxes up to group top pay, the last of them so often per
+// second.
+func (s *stage) reason(top int, at moment, often float64, timed bool) Reason {
+	r := Reason{Cause: CauseDemand, Box: groups[top].high, Every: seconds(1 / often), Worth: seconds(1 / s.pays)}
 	if l := s.levels[top]; l != nil {
 		r.Ago = time.Duration(max(at.wall-l.last, 1))
 		if timed {
@@ -134,18 +160,18 @@ func (l *level) judge(at moment, deeper float64) (hazard float64, next int64) {
 	return l.hazard(b, prior), at.wall + max(soonest, int64(float64(binFrom(b+1)-age)/at.pace)+1)
 }
 
-// timed replaces the verdict on a level that a timer reaches: it pays while the
-// next time is due only, and as usual after a time that was missed.
-func (l *level) timed(now, lead int64, pays bool, next int64) (_, due bool, _ int64) {
+// timed corrects the hazard of a level that a timer reaches: it is due around the
+// next time, not before, and as usual after a time that was missed.
+func (l *level) timed(now, lead int64, usual float64, next int64) (hazard float64, due bool, _ int64) {
 	from, to, ok := l.timer.due()
 	begin, end := l.last+int64(from*1e9)-lead, l.last+int64(to*1e9)
 	switch {
 	case !ok || now >= end:
-		return pays, false, next
+		return usual, false, next
 	case now < begin:
-		return false, false, begin
+		return 0, false, begin
 	}
-	return true, true, end
+	return usual, true, end
 }
 
 // unseen is the hazard of a group that was never reached in op, given that of

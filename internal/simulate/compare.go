@@ -33,7 +33,7 @@ func DefaultPolicies() []string {
 // PolicyHelp describes the names that [Compare] knows, a line each.
 const PolicyHelp = `none             no pool
 fixed:W+C        W warm and C cold boxes for each template
-equal            the fixed pool, warm only, with as much idle memory as bulkhead
+equal            the fixed pool, warm only, with as much idle memory as the first bulkhead
 equal+cold       the same with 1.5 cold boxes for each warm one, as the seed has it
 hindsight        the best fixed sizes for this very trace, template by template
 keepalive:T+C    a replacement stays for T after each claim; C cold boxes
@@ -42,7 +42,8 @@ depth:T          the k-th box stays for T after k claims came at once
 rate             newsvendor on Poisson claims at the largest moving average
 seed             the starting configuration
 bulkhead:P       the live policy, at a price of P MB·s for a second's wait;
-                 bulkhead-season and bulkhead-timers leave that part out
+                 bulkhead-season and bulkhead-timers leave that part out,
+                 bulkhead-bounded keeps to 2 to 10 warm, 3 to 15 cold in use
 oracle           knows the future`
 
 // Compare replays a trace through the named policies. The trace and the
@@ -54,7 +55,7 @@ func Compare(tr *Trace, p Params, names []string) (*Report, error) {
 		Leased: tr.LeasedSeconds(), Params: p, Results: make([]*Result, len(names)),
 	}
 	runs := make([]func() *Result, len(names))
-	ref := slices.IndexFunc(names, func(n string) bool { return n == "bulkhead" || strings.HasPrefix(n, "bulkhead:") })
+	ref := slices.IndexFunc(names, func(n string) bool { return strings.HasPrefix(n, "bulkhead") })
 	for i, name := range names {
 		var err error
 		switch name {
@@ -134,7 +135,7 @@ func parsePolicy(name string, tr *Trace, p Params) (func() *Result, error) {
 			return each(func() Policy { return NewDepth(p.Costs, keep) })
 		}
 		return each(func() Policy { return NewKeepAlive(keep, cold) })
-	case "bulkhead", "bulkhead-season", "bulkhead-timers":
+	case "bulkhead", "bulkhead-season", "bulkhead-timers", "bulkhead-bounded":
 		return parseModel(name, tr, p, forecast.Config{NoSeason: kind == "bulkhead-season", NoTimers: kind == "bulkhead-timers"})
 	}
 	return nil, bulkhead.Errorf(bulkhead.CodeInvalid, "policy %.60q is not known; the policies are\n%s", name, PolicyHelp)
@@ -157,6 +158,9 @@ func parseModel(name string, tr *Trace, p Params, cfg forecast.Config) (func() *
 			m, err := forecast.New(cfg)
 			if err != nil {
 				return forecast.Fixed{} // not reached: the same configuration was accepted above
+			}
+			if strings.HasPrefix(name, "bulkhead-bounded") {
+				return bounded{m}
 			}
 			return m
 		})

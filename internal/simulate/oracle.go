@@ -8,42 +8,42 @@ import (
 	"github.com/bulkheadhq/bulkhead/internal/forecast"
 )
 
-// Oracle is the best that can be done by who knows every claim in advance, with
-// the same builders and the same times as every policy, and with no more idle
-// memory than any that waits as little: each box becomes ready at the moment it is
-// claimed, or as little before as the builders allow. It begins with the trace, as
-// the policies do; so the first claims may wait, and nobody else does.
+// Oracle is the least that anybody can wait who has the same builders and the same
+// times as every policy and begins with the trace as they do, but knows every
+// claim in advance.
 //
-// Seen backwards in time, claims are jobs of equal length that builders take in
-// the order they come, each as soon as one is free. What would begin before the
-// trace begins with it, and pushes those after it back as far as it must.
+// Its waits are a bound for every policy: when the i-th claim comes, i boxes must
+// have been made, whosever they are, and that takes the builders i/m times a
+// box's time and one box's time at least. So the first claims may wait, and
+// later ones only where more come at once than can be made since the beginning.
+//
+// Its idle memory is that of one schedule that keeps to it: seen backwards in
+// time, claims are jobs of equal length that builders take in the order they
+// come, each as late as it can be.
 func Oracle(tr *Trace, p Params) *Result {
 	r := newResult("oracle", tr)
 	build := int64(p.Create + p.Restore)
-	starts := make([]int64, len(tr.Arrivals))
-	for i := len(tr.Arrivals) - 1; i >= 0; i-- {
-		ready := int64(tr.Arrivals[i].At)
-		if next := i + p.Builders; next < len(starts) {
-			ready = min(ready, starts[next])
+	ready := make([]int64, len(tr.Arrivals))
+	for i := len(ready) - 1; i >= 0; i-- {
+		ready[i] = int64(tr.Arrivals[i].At)
+		if next := i + p.Builders; next < len(ready) {
+			ready[i] = min(ready[i], ready[next]-build)
 		}
-		starts[i] = ready - build
 	}
 	var idle int64
 	var waits []int64
 	for i, a := range tr.Arrivals {
-		starts[i] = max(starts[i], 0)
-		if last := i - p.Builders; last >= 0 {
-			starts[i] = max(starts[i], starts[last]+build)
-		}
-		at, ready := int64(a.At), starts[i]+build
-		if ready > at {
+		at := int64(a.At)
+		soonest := max(build, int64(float64(i+1)*float64(build)/float64(p.Builders)))
+		if soonest > at {
 			r.claim(at, forecast.KindNew)
-			waits = append(waits, ready-at+int64(p.Lease))
+			waits = append(waits, soonest-at+int64(p.Lease))
 			continue
 		}
+		from := max(ready[i], soonest)
 		r.claim(at, forecast.KindWarm)
-		idle += at - ready
-		r.timeline.idle(ready, at, p.WarmMB)
+		idle += at - from
+		r.timeline.idle(from, at, p.WarmMB)
 	}
 	r.Created, r.Restored = r.Requests, r.Requests
 	r.IdleWarm = float64(idle) / 1e9 * p.WarmMB
@@ -121,17 +121,22 @@ func Hindsight(tr *Trace, p Params) []forecast.Fixed {
 	span := tr.Span.Seconds()
 	sizes := make([]forecast.Fixed, len(tr.Templates))
 	for i := range sizes {
-		w := paying(warm[i], span*(p.WarmMB-p.ColdMB)/max(p.WaitPrice*p.Restore.Seconds(), 1e-9))
-		a := paying(all[i], span*p.ColdMB/max(p.WaitPrice*p.Create.Seconds(), 1e-9))
+		w := paying(warm[i], p.Builders, span*(p.WarmMB-p.ColdMB)/max(p.WaitPrice*p.Restore.Seconds(), 1e-9))
+		a := paying(all[i], p.Builders, span*p.ColdMB/max(p.WaitPrice*p.Create.Seconds(), 1e-9))
 		sizes[i] = forecast.Fixed{Warm: w, Cold: max(0, a-w)}
 	}
 	return sizes
 }
 
-// paying is the deepest depth that was reached at least so many times.
-func paying(counts []int, least float64) int {
-	for d := len(counts) - 1; d > 0; d-- {
-		if float64(counts[d]) >= least && counts[d] > 0 {
+// paying is the deepest depth whose box saves at least so many replacements'
+// times: one for each claim of that depth, and of each that gets a box behind it.
+func paying(counts []int, builders int, least float64) int {
+	saves := slices.Clone(counts)
+	for d := len(saves) - 1; d > 0; d-- {
+		if behind := d + builders; behind < len(saves) {
+			saves[d] += saves[behind]
+		}
+		if float64(saves[d]) >= least && saves[d] > 0 {
 			return d
 		}
 	}

@@ -307,3 +307,12 @@ func (r *Rate) Target(now time.Time) forecast.Target {
 	t.Until = now.Add(time.Duration(min(max(1, 0.2/math.Max(rate, 1e-9)), 600) * float64(time.Second)))
 	return t
 }
+
+// bounded is the live policy within the bounds that the server has by default.
+type bounded struct{ *forecast.Model }
+
+// Target is the model's, within the bounds.
+func (b bounded) Target(now time.Time) forecast.Target {
+	_ = b.BoundInUse(now, forecast.SeedBounds(), false) // they are valid
+	return b.Model.Target(now)
+}

@@ -74,8 +74,8 @@ func TestHybridKeepsForItsRangeWhileItKnowsNothing(t *testing.T) {
 func TestDepthKeepsWhatCameAtOnce(t *testing.T) {
 	c := forecast.DefaultCosts()
 	d := NewDepth(c, 10*time.Minute)
-	for i := range 4 { // 100 ms apart: three within the 200 ms of a restore
-		d.Observe(monday.Add(time.Duration(i)*100*time.Millisecond), forecast.KindNew)
+	for i := range 4 { // 60 ms apart: three within the 150 ms of a restore
+		d.Observe(monday.Add(time.Duration(i)*60*time.Millisecond), forecast.KindNew)
 	}
 	if g := d.Target(monday.Add(time.Minute)); g.Warm != 3 || g.Cold != 1 {
 		t.Errorf("after a minute: %d+%d; want 3+1", g.Warm, g.Cold)

@@ -61,9 +61,13 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 }
 
 func (r *Report) title() string {
-	return fmt.Sprintf("%s: %d claims for %d templates in %s; %d builders, new %v, cold %v, warm %v, %g and %g MB idle, %.3g MB·s a second of waiting",
-		r.Trace, r.Requests, r.Templates, span(r.Span), r.Params.Builders,
-		r.Params.Create+r.Params.Restore, r.Params.Restore, r.Params.Lease, r.Params.WarmMB, r.Params.ColdMB, r.Params.WaitPrice)
+	return fmt.Sprintf("%s: %d claims for %d templates in %s; %s", r.Trace, r.Requests, r.Templates, span(r.Span), r.Params)
+}
+
+// String says it in one line for a person.
+func (p Params) String() string {
+	return fmt.Sprintf("%d builders, new %v, cold %v, warm %v, %g and %g MB idle, %.3g MB·s a second of waiting",
+		p.Builders, p.Create+p.Restore, p.Restore, p.Lease, p.WarmMB, p.ColdMB, p.WaitPrice)
 }
 
 // table is the report in words: the first row names the columns.

@@ -87,18 +87,9 @@ func (p *Planner) want(e *entry, now time.Time) (pool.Target, time.Time) {
 	case e.pin != nil:
 		return *e.pin, now.Add(p.cfg.Maintenance)
 	}
-	p.bound(e, now)
+	_ = e.model.BoundInUse(now, p.cfg.Bounds, e.always) // New has checked them
 	g := e.model.Target(now)
 	return target(g), g.Until
-}
-
-// bound sets the model's bounds: the configured ones while the template is in use.
-func (p *Planner) bound(e *entry, now time.Time) {
-	b := p.cfg.Bounds
-	if !e.always && e.model.Stats(now).Recent == 0 {
-		b.MinWarm, b.MinCold = 0, 0
-	}
-	_ = e.model.SetBounds(b) // New has checked them; lower least ones are as good
 }
 
 func target(g forecast.Target) pool.Target {

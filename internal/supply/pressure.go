@@ -30,7 +30,7 @@ const (
 	// growAfter is how long after the last cut pools grow again.
 	growAfter = 10 * time.Second
 	// defaultBoxMB stands for a warm box until one was measured.
-	defaultBoxMB = 120.0
+	defaultBoxMB = 170.0
 )
 
 // String says it for a person.

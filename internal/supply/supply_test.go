@@ -44,7 +44,7 @@ func newWorld(t *testing.T, list ...bulkhead.Template) *world {
 	t.Helper()
 	w := &world{
 		t: t, templates: &supplytest.Templates{}, books: &supplytest.Store{},
-		memory: supply.Memory{Available: 64 << 30}, boxMB: 120,
+		memory: supply.Memory{Available: 64 << 30}, boxMB: 170,
 	}
 	w.templates.Set(list...)
 	return w
@@ -326,7 +326,7 @@ func TestMemoryPressure(t *testing.T) {
 func TestBudgetBoundsAllPools(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, template("a", "a"), template("b", "b"), template("c", "c"))
-		w.start(func(c *supply.Config) { c.Budget = 4 * 120 * 1e6 })
+		w.start(func(c *supply.Config) { c.Budget = 4 * 170 * 1e6 })
 		defer w.stop()
 		for range 5 {
 			for _, name := range []string{"a", "b", "c"} {

@@ -25,15 +25,12 @@ import (
 // Command is the group "simulate".
 type Command struct {
 	Pool   Pool   `cmd:"" help:"Replay claims against pool policies, side by side."`
-	Tables Tables `cmd:"" help:"Run the pool replays that a document quotes and put their tables into it."`
+	Goals  Goals  `cmd:"" help:"Check the pools' policy against its goals on several traces, as a Markdown table."`
+	Tables Tables `cmd:"" help:"Run the replays that a document quotes and put their tables into it."`
 }
 
-// Pool is "simulate pool".
-type Pool struct { //nolint:recvcheck // kong asks the value for its help
-	Trace    string   `help:"CSV file of claims, may be gzipped: a column for the time, maybe template and life." placeholder:"FILE" xor:"source"`
-	Generate string   `help:"Generate the claims instead: seed=1,templates=40,days=28,requests=1000000, any part of it, or default." placeholder:"SHAPE" xor:"source"`
-	Policies []string `help:"Policies to run: ${policies}." placeholder:"NAME,..."`
-
+// Host is what the replayed host is like.
+type Host struct {
 	Create    time.Duration `help:"Time to make a cold box." default:"${create}"`
 	Restore   time.Duration `help:"Time to turn a cold box into a warm one." default:"${restore}"`
 	Lease     time.Duration `help:"Time to lease a warm box." default:"${lease}"`
@@ -43,6 +40,24 @@ type Pool struct { //nolint:recvcheck // kong asks the value for its help
 	Builders  int           `help:"Boxes that are created or restored at once." default:"${builders}"`
 	MaxAge    time.Duration `help:"Age at which an idle box is replaced." default:"${max_age}"`
 	Life      time.Duration `help:"How long a box is leased, where the trace does not say." default:"1m"`
+}
+
+// params are the host's, or a *bulkhead.Error that names what is out of range.
+func (h *Host) params() (simulate.Params, error) {
+	p := simulate.DefaultParams()
+	p.Create, p.Restore, p.Lease = h.Create, h.Restore, h.Lease
+	p.WarmMB, p.ColdMB, p.WaitPrice = h.WarmMB, h.ColdMB, h.WaitPrice
+	p.Builders, p.MaxAge = h.Builders, h.MaxAge
+	return p, p.Validate() //nolint:wrapcheck // names the field
+}
+
+// Pool is "simulate pool".
+type Pool struct { //nolint:recvcheck // kong asks the value for its help
+	Trace    string   `help:"CSV file of claims, may be gzipped: a column for the time, maybe template and life." placeholder:"FILE" xor:"source"`
+	Generate string   `help:"Generate the claims instead: seed=1,templates=40,days=28,requests=1000000, any part of it, or default." placeholder:"SHAPE" xor:"source"`
+	Policies []string `help:"Policies to run: ${policies}." placeholder:"NAME,..."`
+
+	Host `embed:""`
 
 	JSON     bool   `name:"as-json" help:"Write JSON instead of a table." xor:"form"`
 	Markdown bool   `help:"Write a Markdown table." xor:"form"`
@@ -71,11 +86,8 @@ func (c *Pool) Run(k *kong.Kong) error { return c.replay(k.Stdout, "") }
 
 // replay runs the command; a relative trace is looked for in dir.
 func (c *Pool) replay(w io.Writer, dir string) error {
-	p := simulate.DefaultParams()
-	p.Create, p.Restore, p.Lease = c.Create, c.Restore, c.Lease
-	p.WarmMB, p.ColdMB, p.WaitPrice = c.WarmMB, c.ColdMB, c.WaitPrice
-	p.Builders, p.MaxAge = c.Builders, c.MaxAge
-	if err := p.Validate(); err != nil {
+	p, err := c.params()
+	if err != nil {
 		return err
 	}
 	tr, err := c.load(dir)
@@ -112,18 +124,22 @@ func (c *Pool) replay(w io.Writer, dir string) error {
 const maxTraceBytes = 2 << 30
 
 func (c *Pool) load(dir string) (*simulate.Trace, error) {
-	if c.Trace == "" {
-		shape, err := simulate.ParseShape(c.Generate)
-		if err != nil {
-			return nil, err
-		}
-		return simulate.Generate(shape), nil
+	if c.Trace != "" {
+		return readTrace(c.Trace, dir, c.Life)
 	}
-	name := c.Trace
+	shape, err := simulate.ParseShape(c.Generate)
+	if err != nil {
+		return nil, err
+	}
+	return simulate.Generate(shape), nil
+}
+
+// readTrace reads a file; a relative name is looked for in dir.
+func readTrace(name, dir string, life time.Duration) (*simulate.Trace, error) {
 	if !filepath.IsAbs(name) {
 		name = filepath.Join(dir, name)
 	}
-	f, err := os.Open(name) //nolint:gosec // the operator's own file
+	f, err := os.Open(name)
 	if err != nil {
 		return nil, fmt.Errorf("open trace: %w", err)
 	}
@@ -137,7 +153,7 @@ func (c *Pool) load(dir string) (*simulate.Trace, error) {
 		r = z
 	}
 	limited := &io.LimitedReader{R: r, N: maxTraceBytes + 1}
-	tr, err := simulate.ReadCSV(limited, filepath.Base(name), c.Life)
+	tr, err := simulate.ReadCSV(limited, filepath.Base(name), life)
 	if limited.N == 0 {
 		return nil, bulkhead.Errorf(bulkhead.CodeTooLarge, "trace %s has more than %d bytes", name, maxTraceBytes)
 	}

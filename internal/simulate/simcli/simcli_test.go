@@ -100,6 +100,23 @@ func TestPoolGenerates(t *testing.T) {
 	}
 }
 
+func TestGoalsOfSeveralTraces(t *testing.T) {
+	out, err := run(t, "goals", "--trace", write(t, "t.csv", claims), "--generate", "seed=3,templates=2,days=1,requests=100", "--seeds", "2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"bulkhead with 16 builders", "| t.csv | 4 |", "| seed=3, templates=2,", "| seed=4, templates=2,"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("output lacks %q:\n%s", want, out)
+		}
+	}
+	for _, bad := range [][]string{{"--trace", "/nowhere.csv"}, {"--generate", "color=1"}, {"--generate", "default", "--seeds", "0"}, {"--builders", "0"}, {"--generate", "days=1,requests=10", "--policy", "best"}} {
+		if _, err := run(t, append([]string{"goals"}, bad...)...); err == nil {
+			t.Errorf("%q: no error", bad)
+		}
+	}
+}
+
 func TestPoolSaysWhatIsWrong(t *testing.T) {
 	trace := write(t, "t.csv", "time\nx\n")
 	for _, tc := range []struct {
@@ -166,7 +183,7 @@ func TestPolicyDocument(t *testing.T) {
 			t.Fatalf("no end to the table of %.60q", block)
 		}
 		args, _, _ := strings.Cut(body, " -->")
-		if _, err := parse(strings.Fields(args)); err != nil {
+		if _, err := parse(strings.Fields(args), ""); err != nil {
 			t.Errorf("%q: %v", args, err)
 		}
 		if !strings.Contains(args, "--trace") || strings.Contains(args, "--svg") {

@@ -3,6 +3,7 @@ package simcli
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -15,7 +16,7 @@ import (
 //	<!-- simulate pool --generate seed=101 --policies seed,bulkhead -->
 //	<!-- end -->
 //
-// and is replaced by what that command prints. Files are named relative to the
+// and is replaced by what that command prints; "simulate goals" as well. Files are named relative to the
 // document.
 type Tables struct {
 	File string `arg:"" help:"The document."`
@@ -41,7 +42,7 @@ func (c *Tables) Run() error {
 }
 
 const (
-	opening = "<!-- simulate pool "
+	opening = "<!-- simulate "
 	closing = "<!-- end -->"
 )
 
@@ -59,16 +60,12 @@ func fill(text, dir string) (string, error) {
 		if !ok || !closed {
 			return "", fmt.Errorf("document has no end for the table of %.80q", args)
 		}
-		pool, err := parse(strings.Fields(args))
+		replay, err := parse(strings.Fields(args), dir)
 		if err != nil {
 			return "", fmt.Errorf("table of %.80q: %w", args, err)
 		}
-		pool.Markdown, pool.JSON = true, false
-		if pool.SVG != "" {
-			pool.SVG = filepath.Join(dir, pool.SVG)
-		}
 		fmt.Fprintf(&out, "%s%s -->\n", opening, args)
-		if err := pool.replay(&out, dir); err != nil {
+		if err := replay(&out); err != nil {
 			return "", fmt.Errorf("table of %.80q: %w", args, err)
 		}
 		out.WriteString(closing)
@@ -76,15 +73,28 @@ func fill(text, dir string) (string, error) {
 	}
 }
 
-// parse reads the arguments of "simulate pool".
-func parse(args []string) (*Pool, error) {
-	var pool Pool
-	k, err := kong.New(&pool, Vars(), kong.Exit(func(int) {}))
+// parse reads the arguments of "simulate pool" or "simulate goals" and returns
+// what writes the table, with files relative to dir.
+func parse(args []string, dir string) (func(io.Writer) error, error) {
+	var cli struct {
+		Pool  Pool  `cmd:""`
+		Goals Goals `cmd:""`
+	}
+	k, err := kong.New(&cli, Vars(), kong.Exit(func(int) {}))
 	if err != nil {
 		return nil, err
 	}
-	if _, err := k.Parse(args); err != nil {
+	c, err := k.Parse(args)
+	if err != nil {
 		return nil, err
 	}
-	return &pool, nil
+	if c.Command() == "goals" {
+		return func(w io.Writer) error { return cli.Goals.check(w, dir) }, nil
+	}
+	pool := &cli.Pool
+	pool.Markdown, pool.JSON = true, false
+	if pool.SVG != "" {
+		pool.SVG = filepath.Join(dir, pool.SVG)
+	}
+	return func(w io.Writer) error { return pool.replay(w, dir) }, nil
 }
