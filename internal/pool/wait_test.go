@@ -246,3 +246,33 @@ func TestImageSaysWhyItFailed(t *testing.T) {
 		}
 	})
 }
+
+// A request that got a box has the processors first: refilling begins a moment
+// later, also under a steady stream of requests.
+func TestRefillingYields(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, 1)
+		defer b.stop()
+		b.pool.SetTarget(base, pool.Target{Warm: 8})
+		settle(30 * time.Second)
+		took := b.acquire(pool.StageWarm)
+		settle(95 * time.Millisecond)
+		if s := b.stats(); s.Warm != 7 || s.Making != 0 {
+			t.Errorf("95 ms after a request: %+v", s)
+		}
+		settle(10 * time.Millisecond)
+		if s := b.stats(); s.Making != 1 {
+			t.Errorf("105 ms after it: %+v", s)
+		}
+		settle(time.Second)
+		boxes := []*pool.Box{took}
+		for range 4 { // one each 40 ms
+			boxes = append(boxes, b.acquire(pool.StageWarm))
+			settle(40 * time.Millisecond)
+		}
+		if s := b.stats(); s.Making != 1 {
+			t.Errorf("160 ms into a stream of requests: %+v", s)
+		}
+		b.release(boxes...)
+	})
+}
