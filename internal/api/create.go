@@ -190,7 +190,7 @@ func placement(err error) error {
 func reworded(err error, msg string) error {
 	out := bulkhead.Error{Code: bulkhead.CodeOf(err), Msg: msg, Err: err}
 	if typed, ok := errors.AsType[*bulkhead.Error](err); ok {
-		out.RetryAfter, out.Limit = typed.RetryAfter, typed.Limit
+		out.RetryAfter, out.Limit, out.Err = typed.RetryAfter, typed.Limit, typed.Err // its text is in msg
 	}
 	return &out
 }

@@ -60,7 +60,6 @@ func (p *Pool) await(ctx context.Context, t bulkhead.Template, made bulkhead.Lim
 	defer func() {
 		p.mu.Lock()
 		p.claims--
-		p.yieldLocked(time.Now())
 		p.mu.Unlock()
 	}()
 	select {
@@ -201,7 +200,7 @@ func (p *Pool) take(t bulkhead.Template, own string) (b *Box, stage Stage, w *wa
 	default:
 		if b = s.popLocked(&s.warm); b != nil {
 			s.ledger.Hits[StageWarm]++
-			p.yieldLocked(time.Now())
+			p.yieldLocked(s, time.Now())
 			return b, StageWarm, nil
 		}
 		why := MissEmpty

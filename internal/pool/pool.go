@@ -33,9 +33,9 @@ type Config struct {
 	// Busy, when set, says that the host has no processor to spare: then boxes are
 	// made ahead one at a time, with as long a rest after each as it took.
 	Busy func() bool
-	// Yield is how long no box is begun ahead after a request got one, so that it
-	// has the processors to itself [100 ms]. Requests that follow within twice that
-	// time begin no other pause.
+	// Yield is how long no box is begun ahead after a request got one that was not
+	// the last of its template, so that it has the processors to itself [100 ms].
+	// Requests that follow within twice that time begin no other pause.
 	Yield time.Duration
 	// Observe, when set, is told of every request that a box of the pool could
 	// serve, with the stage that it found. It must not block.

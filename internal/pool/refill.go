@@ -134,11 +134,17 @@ func (p *Pool) start(ctx context.Context, now time.Time, busy bool) bool {
 	return true
 }
 
-// yieldLocked leaves the processors to a request that has its box now. Without
-// the free time between two pauses, a steady stream of requests would empty a
-// pool that could have kept up.
-func (p *Pool) yieldLocked(now time.Time) {
-	if now.Sub(p.yielded) >= 2*p.cfg.Yield {
+// yieldLocked leaves the processors to a request that took a box of s, unless it
+// was the last one: the next request would wait longer than this one gains.
+// Without the free time between two pauses, a steady stream of requests would
+// empty a pool that could have kept up.
+func (p *Pool) yieldLocked(s *shelf, now time.Time) {
+	switch {
+	case len(s.warm) == 0:
+		p.yielded = time.Time{}
+		p.poke()
+		return
+	case now.Sub(p.yielded) >= 2*p.cfg.Yield:
 		p.yielded = now
 	}
 	time.AfterFunc(p.yielded.Add(p.cfg.Yield).Sub(now), p.poke)

@@ -248,7 +248,7 @@ func TestImageSaysWhyItFailed(t *testing.T) {
 }
 
 // A request that got a box has the processors first: refilling begins a moment
-// later, also under a steady stream of requests.
+// later, also under a steady stream of requests, but at once when none is left.
 func TestRefillingYields(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, 1)
@@ -272,6 +272,14 @@ func TestRefillingYields(t *testing.T) {
 		}
 		if s := b.stats(); s.Making != 1 {
 			t.Errorf("160 ms into a stream of requests: %+v", s)
+		}
+		settle(30 * time.Second)
+		for range 8 { // the last one that waits is missed at once
+			boxes = append(boxes, b.acquire(pool.StageWarm))
+		}
+		settle(time.Millisecond)
+		if s := b.stats(); s.Warm != 0 || s.Making != 1 {
+			t.Errorf("after the last one: %+v", s)
 		}
 		b.release(boxes...)
 	})
