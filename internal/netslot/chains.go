@@ -2,6 +2,7 @@ package netslot
 
 import (
 	"encoding/binary"
+	"fmt"
 	"slices"
 
 	"github.com/google/nftables"
@@ -43,9 +44,10 @@ func (r *ruleset) chains(c *nftables.Conn) {
 	forward := base("forward", filter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
 	nat := base("nat", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 	redirect := base("redirect", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
-	refuse := c.AddChain(&nftables.Chain{Table: r.table, Name: "refuse"})
+	refuse := c.AddChain(&nftables.Chain{Table: r.table, Name: refuseChain})
 	open := c.AddChain(&nftables.Chain{Table: r.table, Name: "open"})
 	fromBox := c.AddChain(&nftables.Chain{Table: r.table, Name: "from_box"})
+	toBox := c.AddChain(&nftables.Chain{Table: r.table, Name: "to_box"})
 
 	rule := func(chain *nftables.Chain, parts ...match) {
 		c.AddRule(&nftables.Rule{Table: r.table, Chain: chain, Exprs: slices.Concat(parts...)})
@@ -56,12 +58,14 @@ func (r *ruleset) chains(c *nftables.Conn) {
 	v4 := equal(expr.MetaKeyNFPROTO, unix.NFPROTO_IPV4)
 	service := slices.Concat(dest(reg0), meta(expr.MetaKeyL4PROTO, reg4), transportDest(reg8), has(s.resolvers))
 	resolver := slices.Concat(v4, source(reg0), has(s.dns), service)
+	answering := slices.Concat(v4, dest(reg0), has(s.dns), asked(reg0), askedProto(reg4), askedPort(reg8), has(s.resolvers))
 
 	// ICMP errors are rate-limited by the kernel, resets are not. Of the errors,
 	// "port unreachable" is the one that gVisor tells its UDP sockets.
 	rule(refuse, equal(expr.MetaKeyL4PROTO, unix.IPPROTO_TCP), match{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
 	rule(refuse, match{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}})
 
+	rule(open, v4, ctState(expr.CtStateBitNEW), source(reg0), verdictOf(s.caps))
 	rule(open, v4, ctState(expr.CtStateBitNEW), source(reg0), countOver(s.conns, r.cfg.MaxConns), jump(refuse))
 	rule(open, verdict(expr.VerdictAccept))
 
@@ -83,19 +87,25 @@ func (r *ruleset) chains(c *nftables.Conn) {
 
 	rule(forward, in, jump(fromBox))
 	rule(forward, notOut, verdict(expr.VerdictAccept))
-	rule(forward, ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept))
+	rule(forward, ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), jump(toBox))
 	rule(forward, verdict(expr.VerdictDrop))
 
+	// What comes back is judged like what goes out, so that a policy which closes
+	// holds both ways with the transaction that puts it in force.
+	judge := func(chain *nftables.Chain, box, far func(reg uint32) match, service, yes, no match) {
+		rule(chain, service, yes)
+		rule(chain, v4, far(reg0), has(s.closed), hasNot(s.opened), no)
+		rule(chain, v4, box(reg0), far(reg4), has(s.allow), yes)
+		rule(chain, v4, box(reg0), far(reg4), has(s.pins), yes)
+		// What began while its address was open goes on; see Slot.SetEgress.
+		rule(chain, v4, box(reg0), has(s.filtered), ctState(expr.CtStateBitESTABLISHED), verdict(expr.VerdictAccept))
+		rule(chain, v4, box(reg0), far(reg4), has(s.deny), no)
+		rule(chain, v4, box(reg0), has(s.internet), yes)
+		rule(chain, no)
+	}
 	rule(fromBox, out, jump(refuse))
-	rule(fromBox, resolver, jump(open))
-	rule(fromBox, v4, dest(reg0), has(s.closed), hasNot(s.opened), jump(refuse))
-	rule(fromBox, v4, source(reg0), dest(reg4), has(s.allow), jump(open))
-	rule(fromBox, v4, source(reg0), dest(reg4), has(s.pins), jump(open))
-	// What began while its address was open goes on; see Slot.SetEgress.
-	rule(fromBox, v4, source(reg0), has(s.filtered), ctState(expr.CtStateBitESTABLISHED), verdict(expr.VerdictAccept))
-	rule(fromBox, v4, source(reg0), dest(reg4), has(s.deny), jump(refuse))
-	rule(fromBox, v4, source(reg0), has(s.internet), jump(open))
-	rule(fromBox, jump(refuse))
+	judge(fromBox, source, dest, resolver, jump(open), jump(refuse))
+	judge(toBox, dest, asked, answering, verdict(expr.VerdictAccept), verdict(expr.VerdictDrop))
 
 	rule(redirect, in, v4, source(reg0), has(s.filtered), service, redirectTo(r.forwarder))
 	rule(nat, v4, notOut, r.fromPrefix(), match{&expr.Masq{}})
@@ -136,6 +146,11 @@ func has(s *nftables.Set) match {
 // hasNot matches when the key is not in the set.
 func hasNot(s *nftables.Set) match {
 	return match{&expr.Lookup{SourceRegister: reg0, SetName: s.Name, SetID: s.ID, Invert: true}}
+}
+
+// verdictOf goes where a map sends the key in the first register, if anywhere.
+func verdictOf(s *nftables.Set) match {
+	return match{&expr.Lookup{SourceRegister: reg0, IsDestRegSet: true, SetName: s.Name, SetID: s.ID}}
 }
 
 // portIs matches the transport's destination port.
@@ -182,6 +197,23 @@ func ctState(states uint32) match {
 	}
 }
 
+// ctOriginal is the direction of the packet that opened a connection.
+const ctOriginal = 0
+
+// asked is the address to which a packet's connection was opened. The kernel
+// reserves 16 bytes for it and fills 4.
+func asked(reg uint32) match {
+	return match{&expr.Ct{Key: expr.CtKeyDST, Direction: ctOriginal, Register: reg}}
+}
+
+// askedProto is the protocol of a packet's connection.
+func askedProto(reg uint32) match { return match{&expr.Ct{Key: expr.CtKeyPROTOCOL, Register: reg}} }
+
+// askedPort is the port to which a packet's connection was opened.
+func askedPort(reg uint32) match {
+	return match{&expr.Ct{Key: expr.CtKeyPROTODST, Direction: ctOriginal, Register: reg}}
+}
+
 // ctReply matches packets that answer the side that opened the connection.
 func ctReply() match {
 	const reply = 1 // IP_CT_DIR_REPLY
@@ -199,6 +231,41 @@ func countOver(s *nftables.Set, limit int) match {
 		Exprs: []expr.Any{&expr.Connlimit{Count: uint32(limit), Flags: expr.NFT_CONNLIMIT_F_INV}}, //nolint:gosec // checked range
 	}}
 }
+
+// cap adds a chain that refuses new connections beyond limit.
+func (r *ruleset) cap(c *nftables.Conn, limit int) error {
+	chain, counted := r.capped(limit)
+	if err := c.AddSet(counted, nil); err != nil {
+		return fmt.Errorf("set %s: %w", counted.Name, err)
+	}
+	c.AddChain(chain)
+	c.AddRule(&nftables.Rule{Table: r.table, Chain: chain, Exprs: slices.Concat(
+		source(reg0), countOver(counted, limit), jump(&nftables.Chain{Name: refuseChain}),
+	)})
+	return nil
+}
+
+// uncap removes what cap added.
+func (r *ruleset) uncap(c *nftables.Conn, limit int) {
+	chain, counted := r.capped(limit)
+	c.FlushChain(chain)
+	c.DelChain(chain)
+	c.DelSet(counted)
+}
+
+// capped is the chain for boxes that may have limit connections open, and the set
+// in which it counts them.
+func (r *ruleset) capped(limit int) (*nftables.Chain, *nftables.Set) {
+	return &nftables.Chain{Table: r.table, Name: capName(limit)}, &nftables.Set{
+		Table: r.table, Name: capName(limit), KeyType: nftables.TypeIPAddr, KeyByteOrder: binaryutil.BigEndian,
+		Dynamic: true, Size: uint32(r.plan.size()), ID: uint32(1000 + limit), //nolint:gosec // at most 2^20 both
+	}
+}
+
+func capName(limit int) string { return fmt.Sprintf("conns_%d", limit) }
+
+// refuseChain is the name of the chain that answers with an error.
+const refuseChain = "refuse"
 
 // fromPrefix matches packets from any slot's address.
 func (r *ruleset) fromPrefix() match {

@@ -53,6 +53,7 @@ const (
 	DefaultDir      = "/run/bulkhead/netns"
 	DefaultName     = "bulkhead"
 	defaultMaxConns = 4096
+	maxConns        = 1 << 20
 	maxReady        = 1024
 )
 
@@ -90,8 +91,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("netslot: Ready is %d; it must be between 0 and %d", c.Ready, maxReady)
 	case c.MTU != 0 && (c.MTU < 1280 || c.MTU > 65535):
 		return c, fmt.Errorf("netslot: MTU is %d; it must be between 1280 and 65535", c.MTU)
-	case c.MaxConns < 1 || c.MaxConns > 1<<20:
-		return c, fmt.Errorf("netslot: MaxConns is %d; it must be between 1 and %d", c.MaxConns, 1<<20)
+	case c.MaxConns < 1 || c.MaxConns > maxConns:
+		return c, fmt.Errorf("netslot: MaxConns is %d; it must be between 1 and %d", c.MaxConns, maxConns)
 	}
 	for _, r := range c.Resolvers {
 		if !r.IsValid() || !r.Addr().Is4() || r.Port() == 0 || r.Addr().IsLoopback() {

@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/bulkheadhq/bulkhead"
 )
 
 // TestReach is the table of who reaches whom.
@@ -115,6 +117,67 @@ func TestEgressIsLive(t *testing.T) {
 	}
 }
 
+// TestClosedBothWays has the far end of an open connection send on after the
+// policy closed it, and the host keep a connection of its own meanwhile.
+func TestClosedBothWays(t *testing.T) {
+	l := newLab(t)
+	a := l.allocator(t, l.config(t))
+	s := acquire(t, a)
+	must(t, s.SetEgress(Egress{Internet: true}))
+	var far net.PacketConn
+	must(t, within(l.world, func() (err error) {
+		far, err = net.ListenPacket("udp4", worldPublic+":80")
+		return err
+	}))
+	defer far.Close()
+	var box net.Conn
+	must(t, within(s.Path(), func() (err error) {
+		box, err = net.Dial("udp4", worldPublic+":80")
+		return err
+	}))
+	defer box.Close()
+	for _, c := range []interface{ SetDeadline(time.Time) error }{far, box} {
+		must(t, c.SetDeadline(time.Now().Add(5*time.Second)))
+	}
+	buf := make([]byte, 64)
+	_, err := box.Write([]byte("?"))
+	must(t, err)
+	_, peer, err := far.ReadFrom(buf)
+	must(t, err)
+
+	ln := listen(t, s.Path(), "0.0.0.0:8080")
+	var ours net.Conn
+	must(t, within(l.host, func() (err error) {
+		ours, err = net.DialTimeout("tcp4", s.Addr().String()+":8080", 5*time.Second)
+		return err
+	}))
+	defer ours.Close()
+	theirs, err := ln.Accept()
+	must(t, err)
+	defer theirs.Close()
+
+	for _, step := range []struct {
+		e    Egress
+		send string
+	}{{Egress{}, "closed"}, {Egress{Internet: true, Deny: []netip.Prefix{netip.MustParsePrefix("11.0.0.0/8")}}, "denied"}, {Egress{Internet: true}, "open"}} {
+		must(t, s.SetEgress(step.e))
+		_, err := far.WriteTo([]byte(step.send), peer)
+		must(t, err)
+	}
+	n, err := box.Read(buf)
+	if err != nil || string(buf[:n]) != "open" {
+		t.Errorf("the box got %q, %v first; want only what was sent while it was open", buf[:n], err)
+	}
+	must(t, theirs.SetDeadline(time.Now().Add(5*time.Second)))
+	must(t, ours.SetDeadline(time.Now().Add(5*time.Second)))
+	if _, err := theirs.Write([]byte("still")); err != nil {
+		t.Error(err)
+	}
+	if n, err := ours.Read(buf); err != nil || string(buf[:n]) != "still" {
+		t.Errorf("the host's connection to the box: %q, %v", buf[:n], err)
+	}
+}
+
 // TestSpoofedSource sends from a foreign address; only the own one may leave.
 func TestSpoofedSource(t *testing.T) {
 	l := newLab(t)
@@ -179,45 +242,61 @@ func TestNoIPv6(t *testing.T) {
 	}
 }
 
-// TestConnectionLimit opens more connections than a box may have.
+// TestConnectionLimit opens more connections than a box may have, by the bound of
+// all boxes and by its own.
 func TestConnectionLimit(t *testing.T) {
 	l := newLab(t)
 	cfg := l.config(t)
 	cfg.MaxConns = 5
 	a := l.allocator(t, cfg)
-	s, other := acquire(t, a), acquire(t, a)
-	must(t, s.SetEgress(Egress{Internet: true}))
-	must(t, other.SetEgress(Egress{Internet: true}))
+	listen(t, l.world, worldPublic+":80")
+	slots := []*Slot{acquire(t, a), acquire(t, a), acquire(t, a), acquire(t, a)}
+	check := func(s *Slot, want int) {
+		t.Helper()
+		open := 0
+		var last error
+		for range 10 {
+			last = within(s.Path(), func() error {
+				c, err := net.Dial("tcp4", worldPublic+":80")
+				if err == nil {
+					t.Cleanup(func() { c.Close() })
+				}
+				return err
+			})
+			if last == nil {
+				open++
+			}
+		}
+		if open != want || !refused(last) {
+			t.Errorf("%d connections were possible, then %v; want %d, then a refusal", open, last, want)
+		}
+	}
+	for i, conns := range []int{0, 3, 3, 7} {
+		must(t, slots[i].SetEgress(Egress{Internet: true, Conns: conns}))
+	}
+	check(slots[0], 5)
+	check(slots[1], 3)
+	must(t, slots[1].SetEgress(Egress{})) // the last but one with this bound
+	must(t, a.rules.install())
+	check(slots[2], 3)
+	check(slots[3], 5) // no more than the operator's
+	must(t, slots[2].SetEgress(Egress{Internet: true}))
+	if len(a.rules.caps) != 0 {
+		t.Errorf("bounds that no slot has are kept: %v", a.rules.caps)
+	}
+	if err := slots[0].SetEgress(Egress{Conns: -1}); bulkhead.CodeOf(err) != bulkhead.CodeInvalid {
+		t.Errorf("a negative bound: %v", err)
+	}
+}
+
+// listen opens a TCP port in a namespace until the test ends.
+func listen(t *testing.T, ns, addr string) net.Listener {
+	t.Helper()
 	var ln net.Listener
-	must(t, within(l.world, func() (err error) {
-		ln, err = net.Listen("tcp4", worldPublic+":80")
+	must(t, within(ns, func() (err error) {
+		ln, err = net.Listen("tcp4", addr)
 		return err
 	}))
-	defer ln.Close()
-	open := 0
-	var last error
-	for range 10 {
-		last = within(s.Path(), func() error {
-			c, err := net.Dial("tcp4", worldPublic+":80")
-			if err == nil {
-				t.Cleanup(func() { c.Close() })
-			}
-			return err
-		})
-		if last == nil {
-			open++
-		}
-	}
-	if open != 5 || !refused(last) {
-		t.Errorf("%d connections were possible, then %v; want 5, then a refusal", open, last)
-	}
-	if err := within(other.Path(), func() error {
-		c, err := net.Dial("tcp4", worldPublic+":80")
-		if err == nil {
-			c.Close()
-		}
-		return err
-	}); err != nil {
-		t.Errorf("another box is hit by the limit: %v", err)
-	}
+	t.Cleanup(func() { ln.Close() })
+	return ln
 }

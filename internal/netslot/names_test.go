@@ -255,6 +255,12 @@ func TestNamesFollowThePolicy(t *testing.T) {
 	if _, rcode, err := lookup(n.s.Path(), "udp", nameServerAddr, "api.example.com."); err != nil || rcode != dns.RcodeNameError {
 		t.Errorf("a name of the old policy: %s, %v", dns.RcodeToString[rcode], err)
 	}
+	must(t, n.s.SetEgress(Egress{Internet: true}))
+	must(t, talk())
+	must(t, n.s.SetEgress(Egress{Domains: []string{"*.example.com"}}))
+	if err := talk(); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("a connection that no name opened outlived its policy: %v", err)
+	}
 }
 
 // TestPinsEnd lets the kernel close an address, then opens it anew; and finds

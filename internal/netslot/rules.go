@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
@@ -31,6 +33,10 @@ type Egress struct {
 	// of these names alone, by the allocator's own forwarder; with it, DNS must be
 	// false. As in [bulkhead.Egress], at most 64.
 	Domains []string
+	// Conns bounds the connections to the outside that the box may have open, if it
+	// is lower than [Config.MaxConns]; 0 means no bound of its own. At most 2^20.
+	// Connections that were open before a change of it are not counted.
+	Conns int
 }
 
 // The bounds of an Egress.
@@ -58,6 +64,9 @@ func (e Egress) check() (Egress, error) {
 	}
 	if len(e.Domains) > maxDomains {
 		return e, fmt.Errorf("egress has %d domains; at most %d are possible", len(e.Domains), maxDomains)
+	}
+	if e.Conns < 0 || e.Conns > maxConns {
+		return e, fmt.Errorf("egress Conns is %d; it must be between 0 and %d", e.Conns, maxConns)
 	}
 	if len(e.Domains) > 0 && (e.DNS || e.Internet) {
 		return e, errors.New("egress has domains beside DNS or Internet; where all is open, domains open nothing")
@@ -118,6 +127,7 @@ type ruleset struct {
 	mu    sync.Mutex
 	conn  *nftables.Conn                   // nil until needed and after an error
 	slots map[int]Egress                   // registered slots and what is open for them
+	caps  map[int]int                      // how many of them have that bound of their own
 	pins  map[int]map[netip.Addr]time.Time // addresses of names, open for a slot until then
 }
 
@@ -131,6 +141,7 @@ type sets struct {
 	allow     *nftables.Set // source and destination range, open
 	deny      *nftables.Set // source and destination range, closed
 	conns     *nftables.Set // connections counted by source, filled by the kernel
+	caps      *nftables.Set // sources with a bound of their own, and the chain that holds it
 	opened    *nftables.Set // destinations that the operator opens though they are special
 	filtered  *nftables.Set // sources that may resolve some names only
 	pins      *nftables.Set // source and destination, open for a while
@@ -140,7 +151,7 @@ type sets struct {
 func (s sets) all() []*nftables.Set {
 	return []*nftables.Set{
 		s.slots, s.closed, s.resolvers, s.dns, s.internet, s.allow, s.deny, s.conns,
-		s.opened, s.filtered, s.pins, s.queries,
+		s.opened, s.filtered, s.pins, s.queries, s.caps,
 	}
 }
 
@@ -162,7 +173,7 @@ func newRuleset(host hostNS, p plan, cfg Config, forwarder uint16) *ruleset {
 	}
 	r := &ruleset{
 		host: host, plan: p, cfg: cfg, table: t, closed: closed(cfg.Deny), forwarder: forwarder,
-		slots: map[int]Egress{}, pins: map[int]map[netip.Addr]time.Time{},
+		slots: map[int]Egress{}, caps: map[int]int{}, pins: map[int]map[netip.Addr]time.Time{},
 	}
 	r.sets = sets{
 		slots:     set("slots", concat(nftables.TypeIFName, nftables.TypeIPAddr)),
@@ -177,7 +188,9 @@ func newRuleset(host hostNS, p plan, cfg Config, forwarder uint16) *ruleset {
 		filtered:  set("filtered", nftables.TypeIPAddr),
 		pins:      set("pins", pair),
 		queries:   set("queries", nftables.TypeIPAddr),
+		caps:      set("caps", nftables.TypeIPAddr),
 	}
+	r.sets.caps.IsMap, r.sets.caps.DataType = true, nftables.TypeVerdict
 	r.sets.slots.Concatenation, r.sets.resolvers.Concatenation, r.sets.pins.Concatenation = true, true, true
 	r.sets.closed.Interval, r.sets.opened.Interval = true, true
 	r.sets.pins.HasTimeout = true
@@ -264,6 +277,11 @@ func (r *ruleset) install() error {
 		if err := add(c, r.sets.resolvers, services(r.cfg.Resolvers)); err != nil {
 			return err
 		}
+		for limit := range r.caps {
+			if err := r.cap(c, limit); err != nil {
+				return err
+			}
+		}
 		d := delta{}
 		for n, e := range r.slots {
 			d.slot(r, n)
@@ -294,6 +312,7 @@ func (r *ruleset) remove() error {
 	defer r.mu.Unlock()
 	clear(r.slots)
 	clear(r.pins)
+	clear(r.caps)
 	err := r.transactLocked(func(c *nftables.Conn) error {
 		c.AddTable(r.table) // so that there is one to delete
 		c.DelTable(r.table)
@@ -314,7 +333,7 @@ func (r *ruleset) add(n int) error {
 	}
 	d := delta{}
 	d.slot(r, n)
-	if err := r.commitLocked(nil, d); err != nil {
+	if err := r.commitLocked(nil, d, nil, nil); err != nil {
 		return err
 	}
 	r.slots[n] = Egress{}
@@ -326,10 +345,12 @@ func (r *ruleset) drop(ns []int) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	d := delta{}
+	var caps []int
 	for _, n := range ns {
 		if e, ok := r.slots[n]; ok {
 			d.slot(r, n)
 			d.egress(r, n, e)
+			caps = append(caps, e.Conns)
 		}
 	}
 	for _, n := range ns {
@@ -337,7 +358,7 @@ func (r *ruleset) drop(ns []int) error {
 			return err
 		}
 	}
-	if err := r.commitLocked(d, nil); err != nil {
+	if err := r.commitLocked(d, nil, caps, nil); err != nil {
 		return fmt.Errorf("drop packet rules: %w", err)
 	}
 	for _, n := range ns {
@@ -347,39 +368,76 @@ func (r *ruleset) drop(ns []int) error {
 	return nil
 }
 
-// set changes what is open for slot n, to a checked Egress, and reports whether
-// connections may be open that were allowed before and are not any more.
-func (r *ruleset) set(n int, e Egress) (stale bool, err error) {
+// set changes what is open for slot n, to a checked Egress.
+func (r *ruleset) set(n int, e Egress) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old, ok := r.slots[n]
 	if !ok {
-		return false, fmt.Errorf("slot %d is not registered", n)
+		return fmt.Errorf("slot %d is not registered", n)
+	}
+	if e.Conns >= r.cfg.MaxConns {
+		e.Conns = 0
 	}
 	if err := r.unpinLocked(n); err != nil {
-		return false, err
+		return err
 	}
 	del, add := delta{}, delta{}
 	del.egress(r, n, old)
 	add.egress(r, n, e)
-	if err := r.commitLocked(del, add); err != nil {
-		return false, err
+	if err := r.commitLocked(del, add, []int{old.Conns}, []int{e.Conns}); err != nil {
+		return err
 	}
 	r.slots[n] = e
-	return !old.nothing(), nil
+	return nil
 }
 
-// commitLocked removes and adds elements in one transaction.
-func (r *ruleset) commitLocked(del, add delta) error {
+// commitLocked removes and adds elements in one transaction, and with them the
+// chains of bounds that slots had and get.
+func (r *ruleset) commitLocked(del, add delta, had, get []int) error {
 	if len(del) == 0 && len(add) == 0 {
 		return nil
 	}
-	return r.transactLocked(func(c *nftables.Conn) error {
+	caps := maps.Clone(r.caps)
+	count(caps, had, -1)
+	count(caps, get, 1)
+	err := r.transactLocked(func(c *nftables.Conn) error {
+		for limit := range caps {
+			if r.caps[limit] == 0 {
+				if err := r.cap(c, limit); err != nil {
+					return err
+				}
+			}
+		}
 		if err := del.send(c, (*nftables.Conn).SetDeleteElements); err != nil {
 			return err
 		}
-		return add.send(c, (*nftables.Conn).SetAddElements)
+		if err := add.send(c, (*nftables.Conn).SetAddElements); err != nil {
+			return err
+		}
+		for limit := range r.caps {
+			if caps[limit] == 0 {
+				r.uncap(c, limit)
+			}
+		}
+		return nil
 	})
+	if err == nil {
+		r.caps = caps
+	}
+	return err
+}
+
+// count adds by to the count of each limit that is one.
+func count(caps map[int]int, limits []int, by int) {
+	for _, limit := range limits {
+		if limit == 0 {
+			continue
+		}
+		if caps[limit] += by; caps[limit] == 0 {
+			delete(caps, limit)
+		}
+	}
 }
 
 // delta collects elements by set.
@@ -404,6 +462,11 @@ func (d delta) egress(r *ruleset, n int, e Egress) {
 	}
 	if len(e.Domains) > 0 {
 		d.put(r.sets.filtered, nftables.SetElement{Key: src})
+	}
+	if e.Conns > 0 {
+		d.put(r.sets.caps, nftables.SetElement{
+			Key: src, VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: capName(e.Conns)},
+		})
 	}
 	for _, p := range e.Allow {
 		d.put(r.sets.allow, pairRange(src, p))

@@ -26,6 +26,7 @@ type Slot struct {
 	mu       sync.Mutex
 	released bool
 	talked   bool // may have had connections to the outside
+	opened   bool // something was open before
 }
 
 // slot makes the handle of a new lease.
@@ -81,11 +82,11 @@ func (a *Allocator) prepare(n int) error {
 }
 
 // SetEgress replaces what the box may reach, in one transaction that holds for
-// the next packet, also of connections that are already open. Only a connection
-// to an address of an allowed name outlives the name's answer, until the next
-// SetEgress: then the host forgets all of the box's connections, which takes it
-// some 10 ms, and judges them anew. A wrong list is an error with
-// [bulkhead.CodeInvalid].
+// the next packet either way, also of connections that are already open. Only a
+// connection to an address of an allowed name outlives the name's answer, until
+// the next SetEgress. Where names follow something that was open, all is closed
+// for the 10 ms in which the host forgets the box's connections, and stays closed
+// if that fails. A wrong list is an error with [bulkhead.CodeInvalid].
 func (s *Slot) SetEgress(e Egress) error {
 	e, err := e.check()
 	if err != nil {
@@ -93,13 +94,19 @@ func (s *Slot) SetEgress(e Egress) error {
 	}
 	return s.use(func() error {
 		s.talked = true
-		stale, err := s.a.rules.set(s.n, e)
-		if err == nil && stale {
-			err = s.a.forget([]cooling{{n: s.n, talked: true}})
+		if s.opened && len(e.Domains) > 0 {
+			err := s.a.rules.set(s.n, Egress{})
+			if err == nil {
+				err = s.a.forget([]cooling{{n: s.n, talked: true}})
+			}
+			if err != nil {
+				return opError(s.n, "close egress", err)
+			}
 		}
-		if err != nil {
+		if err := s.a.rules.set(s.n, e); err != nil {
 			return opError(s.n, "set egress", err)
 		}
+		s.opened = s.opened || !e.nothing()
 		return nil
 	})
 }
@@ -134,7 +141,7 @@ func (s *Slot) Release() error {
 	if closed {
 		return nil // Close or Detach has decided over it
 	}
-	if _, err := a.rules.set(s.n, Egress{}); err != nil {
+	if err := a.rules.set(s.n, Egress{}); err != nil {
 		_, gone := a.destroy(s.n)
 		return errors.Join(opError(s.n, "close egress", err), gone)
 	}
