@@ -77,6 +77,24 @@ func (c *Client) RotateKey(ctx context.Context, id string, grace time.Duration) 
 	return key, err
 }
 
+// KeyChange is what [Client.ChangeKey] changes; a nil field stays.
+type KeyChange struct {
+	// Name, RequestsPerSecond and CreatesPerSecond are as in [Key].
+	Name              *string  `json:"name,omitempty"`
+	RequestsPerSecond *float64 `json:"requestsPerSecond,omitempty"`
+	CreatesPerSecond  *float64 `json:"createsPerSecond,omitempty"`
+}
+
+// ChangeKey changes a key's name or rates, from its next request on.
+func (c *Client) ChangeKey(ctx context.Context, id string, change KeyChange) (Key, error) {
+	var key Key
+	if err := checkID("change key", id); err != nil {
+		return key, err
+	}
+	_, err := c.call(ctx, request{op: "change key", method: http.MethodPatch, path: "/v1/keys/" + id, body: change}, &key)
+	return key, err
+}
+
 // CreateKey issues a key and returns it with its secret, which the server tells
 // this once.
 func (c *Client) CreateKey(ctx context.Context, req KeyRequest) (Key, error) {

@@ -116,6 +116,8 @@ type Keys interface {
 	// RotateKey gives a key a new secret; the old one is good for grace more. Codes:
 	// invalid, not_found, conflict.
 	RotateKey(ctx context.Context, tenant, id string, grace time.Duration) (string, store.Key, error)
+	// ChangeKey changes a key's name or rates. Codes: invalid, not_found, conflict.
+	ChangeKey(ctx context.Context, tenant, id string, c store.KeyChange) (store.Key, error)
 	// CreateKey returns a new key's secret and what is kept of it. Code: invalid.
 	CreateKey(ctx context.Context, req store.KeyRequest) (string, store.Key, error)
 	// ListKeys returns a tenant's keys, revoked ones too.

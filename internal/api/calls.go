@@ -77,6 +77,10 @@ func (s *Server) ownCalls() []call {
 			Pattern: "POST /v1/keys/{id}/rotate", Scope: manage, Summary: "Give an API key a new secret", Params: idParam{},
 			Body: rotateRequest{}, Answer: newKey{}, Detail: "The secret that it replaces is good for the time of grace.",
 		}, "key.rotate", s.rotateKey},
+		{doc{
+			Pattern: "PATCH /v1/keys/{id}", Scope: manage, Summary: "Change an API key's name or rates", Params: idParam{},
+			Body: keyPatch{}, Answer: store.Key{}, Detail: "What is left out stays; a rate of 0 is unlimited. It holds for the next request.",
+		}, "key.update", s.changeKey},
 		{doc{Pattern: "DELETE /v1/keys/{id}", Scope: manage, Summary: "Revoke an API key", Params: idParam{}}, "key.revoke", s.revokeKey},
 
 		{doc{Pattern: "POST /v1/tenants", Scope: admin, Summary: "Make a tenant", Status: http.StatusCreated, Body: tenantRequest{}, Answer: bulkhead.Tenant{}}, "tenant.create", s.createTenant},

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -22,6 +23,13 @@ type keyRequest struct {
 // rotateRequest is the body of POST /v1/keys/{id}/rotate.
 type rotateRequest struct {
 	GraceSeconds *int64 `json:"graceSeconds" minimum:"0" maximum:"2592000" default:"86400" description:"How long the old secret stays good."`
+}
+
+// keyPatch is the body of PATCH /v1/keys/{id}.
+type keyPatch struct {
+	Name              *string  `json:"name" maxLength:"128" description:"For people."`
+	RequestsPerSecond *float64 `json:"requestsPerSecond" minimum:"0" description:"How fast it may ask, with a burst of ten seconds' worth; 0 is unlimited."`
+	CreatesPerSecond  *float64 `json:"createsPerSecond" minimum:"0" description:"How fast it may create sandboxes, likewise."`
 }
 
 // newKey is a key with its secret, shown once.
@@ -135,6 +143,28 @@ func (s *Server) rotateKey(w http.ResponseWriter, r *http.Request, c caller) err
 	}
 	c.about(k.ID, k.Tenant, "grace "+grace.String())
 	writeJSON(w, http.StatusOK, newKey{k, secret})
+	return nil
+}
+
+// changeKey serves PATCH /v1/keys/{id}.
+func (s *Server) changeKey(w http.ResponseWriter, r *http.Request, c caller) error {
+	var body keyPatch
+	if err := decode(r, &body, false, true); err != nil {
+		return err
+	}
+	if body == (keyPatch{}) {
+		return bulkhead.Errorf(bulkhead.CodeInvalid, "nothing to change: name name, requestsPerSecond or createsPerSecond")
+	}
+	k, err := s.ownKey(r, c)
+	if err != nil {
+		return err
+	}
+	k, err = s.cfg.Keys.ChangeKey(r.Context(), k.Tenant, k.ID, store.KeyChange(body))
+	if err != nil {
+		return err
+	}
+	c.about(k.ID, k.Tenant, fmt.Sprintf("%v requests/s, %v creates/s", k.RequestsPerSecond, k.CreatesPerSecond))
+	writeJSON(w, http.StatusOK, k)
 	return nil
 }
 

@@ -237,6 +237,47 @@ func TestRotateKey(t *testing.T) {
 	}
 }
 
+func TestChangeKey(t *testing.T) {
+	b := newBench(t, func(c *api.Config) { c.Now = func() time.Time { return epoch } }) // no token comes back
+	manage := b.scoped("acme", store.ScopeManage)
+	key, id := b.keyOf("acme", nil)
+	list := func() reply { return b.callAs(key, "GET /v2/sandboxes", "") }
+	if r := list(); r.status != 200 || r.header.Get("RateLimit-Limit") != "" {
+		t.Errorf("without a rate: %d %v", r.status, r.header)
+	}
+	r := b.callAs(manage, "PATCH /v1/keys/"+id, `{"requestsPerSecond":0.2,"name":"slower"}`)
+	if r.status != 200 || r.text(t, "name") != "slower" {
+		t.Fatalf("%d %s", r.status, r.body)
+	}
+	for i, want := range []int{200, 200, 429} {
+		if r := list(); r.status != want {
+			t.Errorf("request %d at 0.2 a second: %d, want %d", i, r.status, want)
+		}
+	}
+	if r := b.callAs(manage, "PATCH /v1/keys/"+id, `{"requestsPerSecond":0}`); r.status != 200 {
+		t.Errorf("%d %s", r.status, r.body)
+	}
+	if r := list(); r.status != 200 {
+		t.Errorf("without a rate again: %d", r.status)
+	}
+	_, admin := b.keyOf("acme", func(r *store.KeyRequest) { r.Scopes = []string{store.ScopeAdmin} })
+	for name, c := range map[string]struct {
+		key, id, body string
+		want          int
+	}{
+		"nothing":                {manage, id, `{}`, 400},
+		"a wrong rate":           {manage, id, `{"createsPerSecond":-1}`, 400},
+		"no such key":            {manage, "key_0", `{"name":"x"}`, 404},
+		"its own, without scope": {key, id, `{"requestsPerSecond":0}`, 403},
+		"another tenant's":       {b.scoped("umbrella", store.ScopeManage), id, `{"name":"x"}`, 404},
+		"an administrator's":     {manage, admin, `{"name":"x"}`, 403},
+	} {
+		if r := b.callAs(c.key, "PATCH /v1/keys/"+c.id, c.body); r.status != c.want {
+			t.Errorf("%s: %d %s, want %d", name, r.status, r.body, c.want)
+		}
+	}
+}
+
 func TestKeyRates(t *testing.T) {
 	b := newBench(t, func(c *api.Config) { c.Now = func() time.Time { return epoch } }) // no token comes back
 	key, _ := b.keyOf("acme", func(r *store.KeyRequest) { r.RequestsPerSecond, r.CreatesPerSecond = 0.5, 0.2 })

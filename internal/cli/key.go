@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 type KeyCmd struct {
 	Ls     KeyLsCmd     `cmd:"" help:"List keys."`
 	Create KeyCreateCmd `cmd:"" help:"Make a key and print it, this once."`
+	Set    KeySetCmd    `cmd:"" help:"Change a key's name or rates."`
 	Rotate KeyRotateCmd `cmd:"" help:"Give a key a new secret and print it, this once."`
 	Revoke KeyRevokeCmd `cmd:"" help:"Make keys invalid."`
 }
@@ -82,6 +85,38 @@ func (a *App) secret(key client.Key, what string) error {
 	}
 	a.note("%s; it is shown this once:", what)
 	return a.line(key.Secret)
+}
+
+// KeySetCmd changes a key.
+type KeySetCmd struct {
+	ID       string   `arg:"" help:"The key, as 'key ls' shows it."`
+	Name     *string  `help:"What to call it." placeholder:"TEXT"`
+	Requests *float64 `help:"Requests a second that it may make; 0 is unlimited." placeholder:"N"`
+	Creates  *float64 `help:"Sandboxes a second that it may create; 0 is unlimited." placeholder:"N"`
+}
+
+// Run changes the key.
+func (c *KeySetCmd) Run(ctx context.Context, a *App) error {
+	cl, err := a.Client()
+	if err != nil {
+		return err
+	}
+	key, err := cl.ChangeKey(ctx, c.ID, client.KeyChange{Name: c.Name, RequestsPerSecond: c.Requests, CreatesPerSecond: c.Creates})
+	if err != nil {
+		return err
+	}
+	if a.flags.JSON {
+		return a.printJSON(key)
+	}
+	return a.line(fmt.Sprintf("key %s may make %s requests and create %s sandboxes a second", key.ID, perSecond(key.RequestsPerSecond), perSecond(key.CreatesPerSecond)))
+}
+
+// perSecond is a rate for people.
+func perSecond(rate float64) string {
+	if rate == 0 {
+		return "any number of"
+	}
+	return strconv.FormatFloat(rate, 'f', -1, 64)
 }
 
 // KeyRotateCmd gives a key a new secret.

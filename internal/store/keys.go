@@ -97,6 +97,13 @@ type KeyRequest struct {
 	Secret string
 }
 
+// KeyChange is what changes of a key; a nil field stays.
+type KeyChange struct {
+	// Name, RequestsPerSecond and CreatesPerSecond are as in [KeyRequest].
+	Name                                *string
+	RequestsPerSecond, CreatesPerSecond *float64
+}
+
 // HashKey returns what is stored of a secret. The secrets are random, so a plain
 // SHA-256 is enough: there is nothing to guess from.
 func HashKey(secret string) [sha256.Size]byte { return sha256.Sum256([]byte(secret)) }
@@ -219,6 +226,42 @@ func (s *Store) RotateKey(ctx context.Context, tenant, id string, grace time.Dur
 		return "", Key{}, fmt.Errorf("rotate key: %w", err)
 	}
 	return secret, k, nil
+}
+
+// ChangeKey changes a key's name or rates, from the next request on. An empty
+// tenant means any. Codes: invalid; not_found; conflict for a key that is revoked.
+func (s *Store) ChangeKey(ctx context.Context, tenant, id string, c KeyChange) (k Key, err error) {
+	err = s.group.do(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		var err error
+		if k, err = keyOf(ctx, tx, tenant, id); err != nil {
+			return err
+		}
+		if !k.RevokedAt.IsZero() {
+			return bulkhead.Errorf(bulkhead.CodeConflict, "key %q is revoked", id)
+		}
+		assign(&k.Name, c.Name)
+		assign(&k.RequestsPerSecond, c.RequestsPerSecond)
+		assign(&k.CreatesPerSecond, c.CreatesPerSecond)
+		req := KeyRequest{Tenant: k.Tenant, Name: k.Name, RequestsPerSecond: k.RequestsPerSecond, CreatesPerSecond: k.CreatesPerSecond}
+		if err := req.validate(); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `UPDATE api_keys SET name = $2, requests_per_second = $3, creates_per_second = $4
+			WHERE id = $1`, id, k.Name, k.RequestsPerSecond, k.CreatesPerSecond)
+		return err
+	})
+	s.keys.drop()
+	if err != nil {
+		return Key{}, fmt.Errorf("change key: %w", err)
+	}
+	return k, nil
+}
+
+// assign sets field to value unless that is nil.
+func assign[T any](field, value *T) {
+	if value != nil {
+		*field = *value
+	}
 }
 
 // Key returns one key, revoked ones too. An empty tenant means any. Code:

@@ -27,15 +27,21 @@ import (
 // Server is a PostgreSQL that was started for a test.
 type Server struct {
 	bin, dir string
+	settings string
 	cred     *syscall.Credential // nil for our own
 	made     atomic.Int64
 }
 
 // Start starts a server that ends with t. Where there are no programs for it, t is
-// skipped, or fails when "postgres" is required.
-func Start(t testing.TB) *Server {
+// skipped, or fails when "postgres" is required. It does not wait for the disk,
+// since a test can crash the database but not the machine; settings such as
+// "fsync=on" change that.
+func Start(t testing.TB, settings ...string) *Server {
 	t.Helper()
 	s := &Server{bin: bin()}
+	for _, set := range settings {
+		s.settings += " -c " + set
+	}
 	testenv.Have(t, "postgres", s.bin != "", "no initdb on PATH nor in /usr/lib/postgresql/*/bin")
 	var err error
 	// Not t.TempDir: a socket's path has at most 107 bytes.
@@ -59,12 +65,11 @@ func Start(t testing.TB) *Server {
 	return s
 }
 
-// Up starts the server after [Server.Down]. It does not wait for the disk: a test
-// can crash the database, not the machine.
+// Up starts the server after [Server.Down].
 func (s *Server) Up(t testing.TB) {
 	t.Helper()
 	s.run(t, "pg_ctl", "-D", s.data(), "-w", "-s", "-l", filepath.Join(s.dir, "log"),
-		"-o", "-k "+s.dir+" -c listen_addresses= -c fsync=off -c max_connections=100 -c shared_buffers=16MB", "start")
+		"-o", "-k "+s.dir+" -c listen_addresses= -c fsync=off -c max_connections=100 -c shared_buffers=16MB"+s.settings, "start")
 }
 
 // Down stops the server: mode is "fast", or "immediate", which is a crash.

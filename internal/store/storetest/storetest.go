@@ -30,6 +30,7 @@ type Store interface {
 	Ended(ctx context.Context, f bulkhead.Filter, latest time.Time, limit int) ([]bulkhead.Sandbox, error)
 	Prune(ctx context.Context, before time.Time) (int64, error)
 	CreateKey(ctx context.Context, req store.KeyRequest) (string, store.Key, error)
+	ChangeKey(ctx context.Context, tenant, id string, c store.KeyChange) (store.Key, error)
 	RotateKey(ctx context.Context, tenant, id string, grace time.Duration) (string, store.Key, error)
 	Key(ctx context.Context, tenant, id string) (store.Key, error)
 	LookupKey(ctx context.Context, hash [sha256.Size]byte) (store.Key, error)

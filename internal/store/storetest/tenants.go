@@ -216,6 +216,23 @@ func testRotate(t *testing.T, s Store) {
 	if diff := cmp.Diff(k, got); diff != "" || err != nil {
 		t.Errorf("key after a rotation (-want +got): %v\n%s", err, diff)
 	}
+	rate, name, wrong := 7.5, "other", -1.0
+	changed, err := s.ChangeKey(ctx, "acme", k.ID, store.KeyChange{Name: &name, RequestsPerSecond: &rate})
+	k.Name, k.RequestsPerSecond = name, rate
+	if diff := cmp.Diff(k, changed); diff != "" || err != nil {
+		t.Errorf("changed key (-want +got): %v\n%s", err, diff)
+	}
+	if found, err := s.LookupKey(ctx, store.HashKey(second)); err != nil || found.RequestsPerSecond != rate || found.CreatesPerSecond != 1 {
+		t.Errorf("looked up after the change: %+v, %v", found, err)
+	}
+	for id, want := range map[string]bulkhead.Code{k.ID: bulkhead.CodeInvalid, "key_0": bulkhead.CodeNotFound} {
+		if _, err := s.ChangeKey(ctx, "acme", id, store.KeyChange{CreatesPerSecond: &wrong}); bulkhead.CodeOf(err) != want {
+			t.Errorf("change %s to a negative rate: got %v, want %s", id, err, want)
+		}
+	}
+	if _, err := s.ChangeKey(ctx, "umbrella", k.ID, store.KeyChange{Name: &name}); bulkhead.CodeOf(err) != bulkhead.CodeNotFound {
+		t.Errorf("change another tenant's key: got %v, want not_found", err)
+	}
 	third, _, err := s.RotateKey(ctx, "", k.ID, 0)
 	if err != nil || look(first) == "" || look(second) == "" || look(third) != "" {
 		t.Errorf("after a rotation without grace: %v, %q, %q, %q; want only the third good", err, look(first), look(second), look(third))
@@ -239,6 +256,9 @@ func testRotate(t *testing.T, s Store) {
 	}
 	if err := s.RevokeKey(ctx, "acme", k.ID); err != nil || look(third) == "" {
 		t.Errorf("after a revoke: %v, %q", err, look(third))
+	}
+	if _, err := s.ChangeKey(ctx, "acme", k.ID, store.KeyChange{Name: &name}); bulkhead.CodeOf(err) != bulkhead.CodeConflict {
+		t.Errorf("change a revoked key: got %v, want conflict", err)
 	}
 	if _, _, err := s.RotateKey(ctx, "acme", k.ID, 0); bulkhead.CodeOf(err) != bulkhead.CodeConflict {
 		t.Errorf("rotate a revoked key: got %v, want conflict", err)
