@@ -23,6 +23,12 @@ type Limits struct {
 	BandwidthKbps int64 `json:"bandwidthKbps,omitempty" yaml:"bandwidthKbps"`
 	// PacketsPerSecond is the network rate each way in packets. 100 to 10000000.
 	PacketsPerSecond int64 `json:"packetsPerSecond,omitempty" yaml:"packetsPerSecond"`
+	// Connections is how many connections to the outside may be open at once. 1 to
+	// 1048576; never more than the operator's bound.
+	Connections int64 `json:"connections,omitempty" yaml:"connections"`
+	// OutputMBPerSecond is how fast the programs of the box may print together, in
+	// MiB a second. 1 to 1024.
+	OutputMBPerSecond int64 `json:"outputMBPerSecond,omitempty" yaml:"outputMBPerSecond"`
 	// CPUSeconds is how much processor time one program may use, its children
 	// included, in seconds, before it is ended with [CauseTimeLimit]. 1 to 31536000.
 	CPUSeconds int64 `json:"cpuSeconds,omitempty" yaml:"cpuSeconds"`
@@ -33,7 +39,7 @@ type Limits struct {
 func DefaultLimits() Limits {
 	return Limits{
 		CPU: 2, MemoryMB: 1024, DiskMB: 2048, Pids: 512, OutputMB: 256,
-		OpenFiles: 65536, BandwidthKbps: 1_000_000, PacketsPerSecond: 20_000, CPUSeconds: 86400,
+		OpenFiles: 65536, BandwidthKbps: 1_000_000, PacketsPerSecond: 20_000, Connections: 4096, OutputMBPerSecond: 16, CPUSeconds: 86400,
 	}
 }
 
@@ -63,6 +69,12 @@ func (l Limits) Or(d Limits) Limits {
 	if l.PacketsPerSecond == 0 {
 		l.PacketsPerSecond = d.PacketsPerSecond
 	}
+	if l.Connections == 0 {
+		l.Connections = d.Connections
+	}
+	if l.OutputMBPerSecond == 0 {
+		l.OutputMBPerSecond = d.OutputMBPerSecond
+	}
 	if l.CPUSeconds == 0 {
 		l.CPUSeconds = d.CPUSeconds
 	}
@@ -88,6 +100,8 @@ func (l Limits) Validate() error {
 		{"openFiles", l.OpenFiles, 64, 1 << 20, "files"},
 		{"bandwidthKbps", l.BandwidthKbps, 64, 100_000_000, "kbit/s"},
 		{"packetsPerSecond", l.PacketsPerSecond, 100, 10_000_000, "packets/s"},
+		{"connections", l.Connections, 1, 1 << 20, "connections"},
+		{"outputMBPerSecond", l.OutputMBPerSecond, 1, 1024, "MiB/s"},
 		{"cpuSeconds", l.CPUSeconds, 1, 365 * 86400, "s"},
 	} {
 		if f.value != 0 && (f.value < f.least || f.value > f.max) {

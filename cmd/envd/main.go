@@ -171,9 +171,10 @@ func interpreter(getenv func(string) string, box *ident.Box, g *guard.Guard, log
 	}
 	cfg := interp.Config{
 		User: getenv(boxrpc.EnvUser), Workdir: getenv(boxrpc.EnvWorkdir), Verdict: g.Verdict, Log: log,
-		Authorize: func(token string) bool { return !box.Guarded() || box.Holds(token) },
-		Start:     g.Spawn,
-		Watch:     func(pid int) func() { return g.Watch(pid).Release },
+		Authorize:   func(token string) bool { return !box.Guarded() || box.Holds(token) },
+		Start:       g.Spawn,
+		AwaitOutput: g.AwaitOutput,
+		Watch:       func(pid int) func() { return g.Watch(pid).Release },
 		Env: func() map[string]string {
 			env := box.Env()
 			for name, value := range map[string]string{"PATH": cmp.Or(getenv("PATH"), defaultPath), "LANG": "C.UTF-8"} {

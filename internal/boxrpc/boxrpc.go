@@ -52,13 +52,15 @@ type Init struct {
 	// Seed is 32 random bytes of this box's own, with which every random number
 	// generator that a snapshot may have copied is seeded anew.
 	Seed []byte `json:"seed,omitempty"`
-	// MemoryBytes, Pids, OutputBytes and CPUSeconds are the limits that the box keeps
+	// MemoryBytes, Pids, OutputBytes, OutputBytesPerSecond and CPUSeconds are the limits that the box keeps
 	// to by itself, so that one program ends before the box does. The host enforces
 	// its own on top. 0 means none.
 	MemoryBytes int64 `json:"memoryBytes,omitempty"`
 	Pids        int64 `json:"pids,omitempty"`
 	OutputBytes int64 `json:"outputBytes,omitempty"`
 	CPUSeconds  int64 `json:"cpuSeconds,omitempty"`
+	// OutputBytesPerSecond is how fast all programs print together.
+	OutputBytesPerSecond int64 `json:"outputBytesPerSecond,omitempty"`
 	// CPUs is how many processors programs are told of, the limit rounded up.
 	CPUs int64 `json:"cpus,omitempty"`
 }
@@ -70,6 +72,8 @@ type Limits struct {
 	MemoryBytes int64 `json:"memoryBytes"`
 	Pids        int64 `json:"pids"`
 	CPUs        int64 `json:"cpus,omitempty"`
+	// OutputBytesPerSecond is as in [Init].
+	OutputBytesPerSecond int64 `json:"outputBytesPerSecond"`
 }
 
 // The variables that the host sets for envd itself when it makes a box, before

@@ -60,7 +60,7 @@ func (i Init) Validate() error {
 	for _, f := range []struct {
 		name  string
 		value int64
-	}{{"memoryBytes", i.MemoryBytes}, {"pids", i.Pids}, {"outputBytes", i.OutputBytes}} {
+	}{{"memoryBytes", i.MemoryBytes}, {"pids", i.Pids}, {"outputBytes", i.OutputBytes}, {"outputBytesPerSecond", i.OutputBytesPerSecond}} {
 		if f.value < 0 {
 			return bulkhead.Errorf(bulkhead.CodeInvalid, "%s is %d; it must be 0 or more", f.name, f.value)
 		}

@@ -74,7 +74,7 @@ func (s *Server) follow(ctx context.Context, in boxrpc.Init) error {
 			s.cfg.Log.WarnContext(ctx, "the box kept some of its own", slog.Any("error", err))
 		}
 	}
-	if err := s.cfg.Guard.SetLimits(guard.Limits{MemoryBytes: in.MemoryBytes, Pids: in.Pids, Cores: in.CPUs, CPUTime: time.Duration(in.CPUSeconds) * time.Second}); err != nil {
+	if err := s.cfg.Guard.SetLimits(guard.Limits{MemoryBytes: in.MemoryBytes, Pids: in.Pids, Cores: in.CPUs, CPUTime: time.Duration(in.CPUSeconds) * time.Second, OutputRate: in.OutputBytesPerSecond}); err != nil {
 		s.cfg.Log.ErrorContext(ctx, "init", slog.Any("error", err))
 		return err
 	}

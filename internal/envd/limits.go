@@ -25,7 +25,7 @@ func (s *Server) limits(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	l := s.cfg.Guard.Limits()
-	l.MemoryBytes, l.Pids = in.MemoryBytes, in.Pids
+	l.MemoryBytes, l.Pids, l.OutputRate = in.MemoryBytes, in.Pids, in.OutputBytesPerSecond
 	if in.CPUs > 0 {
 		l.Cores = in.CPUs
 	}

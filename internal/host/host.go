@@ -49,6 +49,7 @@ type part struct {
 	mu       sync.Mutex
 	limits   bulkhead.Limits  // in force
 	egress   *bulkhead.Egress // in force; nil is not known
+	conns    int              // as egress
 	released bool
 }
 
@@ -162,23 +163,23 @@ func (p *part) Bind(_ context.Context, l bulkhead.Limits, e bulkhead.Egress) err
 		}
 	}
 	p.limits = l
-	if p.egress != nil && sameEgress(*p.egress, e) {
-		return nil // a transaction of the kernel's takes milliseconds
+	conns := int(l.Connections)
+	if p.egress != nil && p.conns == conns && sameEgress(*p.egress, e) {
+		return nil
 	}
 	p.egress = nil
 	if err := p.slot.SetEgress(netslot.Egress{
-		Internet: e.Internet, DNS: e.Internet, Allow: e.Allow, Deny: e.Deny, Domains: e.Domains,
+		Internet: e.Internet, DNS: e.Internet, Allow: e.Allow, Deny: e.Deny, Domains: e.Domains, Conns: conns,
 	}); err != nil {
 		return fmt.Errorf("set egress: %w", err)
 	}
-	p.egress = &e
+	p.egress, p.conns = &e, conns
 	return nil
 }
 
-// sameEgress reports whether both open and close the same. What domains open
-// depends on the answers that there were, so they are always set anew.
+// sameEgress reports whether both open and close the same.
 func sameEgress(a, b bulkhead.Egress) bool {
-	return a.Internet == b.Internet && len(a.Domains) == 0 && len(b.Domains) == 0 &&
+	return a.Internet == b.Internet && slices.Equal(a.Domains, b.Domains) &&
 		slices.Equal(a.Allow, b.Allow) && slices.Equal(a.Deny, b.Deny)
 }
 

@@ -1,6 +1,7 @@
 package interp
 
 import (
+	"context"
 	"log/slog"
 	"os/exec"
 	"time"
@@ -64,6 +65,8 @@ type Config struct {
 	// OutputBytes bounds what one execution may print and show, until a lease says
 	// otherwise. 0 means no limit.
 	OutputBytes int64
+	// AwaitOutput blocks until so many more bytes may be given out. Default: not at all.
+	AwaitOutput func(ctx context.Context, n int)
 	// InterruptGrace is how long an interrupted kernel may take to stop before it is
 	// killed. Default 5 s: E2B's suite wants the next execution within 10 s.
 	InterruptGrace time.Duration
@@ -104,6 +107,9 @@ func (c Config) or() Config {
 	}
 	if c.Watch == nil {
 		c.Watch = func(int) func() { return func() {} }
+	}
+	if c.AwaitOutput == nil {
+		c.AwaitOutput = func(context.Context, int) {}
 	}
 	if c.Verdict == nil {
 		c.Verdict = func(int) (bulkhead.End, bool) { return bulkhead.End{}, false }

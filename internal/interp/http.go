@@ -180,7 +180,10 @@ func (s *Server) execute(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) run(ctx context.Context, sess *session, t *turn, req Request, out *stream) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	m := &meter{next: out, cancel: cancel, limit: s.lease.Load().output, max: s.cfg.MaxMessageBytes}
+	m := &meter{
+		next: out, cancel: cancel, limit: s.lease.Load().output, max: s.cfg.MaxMessageBytes,
+		wait: func(n int) { s.cfg.AwaitOutput(ctx, n) },
+	}
 	err := sess.await(ctx, t, out.begin)
 	if err == nil {
 		var k Kernel

@@ -431,7 +431,7 @@ func TestMeter(t *testing.T) {
 			}}
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)
-			m := &meter{next: r, cancel: cancel, limit: 10}
+			m := &meter{next: r, cancel: cancel, wait: func(int) {}, limit: 10}
 			for _, e := range c.events {
 				if e.Kind == EventCount {
 					e.Kind = EventStdout

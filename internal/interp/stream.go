@@ -120,6 +120,7 @@ var errOutputLimit = errors.New("output limit exceeded")
 // only the first is passed on.
 type meter struct {
 	next   Sink
+	wait   func(n int) // holds an event of so many bytes up for the rate of output
 	cancel context.CancelCauseFunc
 	limit  int64 // bytes, 0 for none
 	max    int64 // bytes of one event
@@ -152,6 +153,7 @@ func (m *meter) Emit(e Event) {
 		return
 	}
 	size := e.size()
+	m.wait(int(min(size, m.max)))
 	if m.limit > 0 && m.used+size > m.limit {
 		if e.Text != "" {
 			e.Text = strings.ToValidUTF8(e.Text[:m.limit-m.used], "")

@@ -170,5 +170,6 @@ func (n *Node) identity(sb bulkhead.Sandbox, req bulkhead.CreateRequest, t bulkh
 		AccessToken: sb.EnvdToken, DefaultUser: t.User, DefaultWorkdir: t.Workdir,
 		Nameservers: n.cfg.Nameservers, Timestamp: time.Now(),
 		MemoryBytes: sb.Limits.MemoryMB << 20, CPUs: int64(math.Ceil(sb.Limits.CPU)), Pids: sb.Limits.Pids, OutputBytes: sb.Limits.OutputMB << 20, CPUSeconds: sb.Limits.CPUSeconds,
+		OutputBytesPerSecond: sb.Limits.OutputMBPerSecond << 20,
 	}
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // Resize changes limits of a running sandbox of the tenant, up or down, without
-// disturbing what runs in it: CPU, memory, processes and network rates. Zero fields
+// disturbing what runs in it: CPU, memory, processes, network and output rates. Zero fields
 // stay. It returns when the change is in force and durable. Memory is never taken
 // below what is in use. Codes: not_found; invalid; unsupported for the other
 // limits; quota_exceeded and unavailable when there is no room for more; conflict
@@ -75,6 +75,7 @@ func resizable(l bulkhead.Limits) error {
 		{"diskMB", l.DiskMB, "the disk is made with the box"},
 		{"openFiles", l.OpenFiles, "programs that run keep the number they were started with"},
 		{"outputMB", l.OutputMB, "programs that run keep the limit they were started with"},
+		{"connections", l.Connections, "connections that are open would not be counted"},
 		{"cpuSeconds", l.CPUSeconds, "programs that run keep the limit they were started with"},
 	} {
 		if f.value != 0 {
@@ -82,7 +83,7 @@ func resizable(l bulkhead.Limits) error {
 		}
 	}
 	if l == (bulkhead.Limits{}) {
-		return bulkhead.Errorf(bulkhead.CodeInvalid, "nothing to change: name cpu, memoryMB, pids, bandwidthKbps or packetsPerSecond")
+		return bulkhead.Errorf(bulkhead.CodeInvalid, "nothing to change: name cpu, memoryMB, pids, bandwidthKbps, packetsPerSecond or outputMBPerSecond")
 	}
 	return l.Validate() //nolint:wrapcheck // it names the field
 }
@@ -154,6 +155,7 @@ func atLeast(a, b bulkhead.Limits) bulkhead.Limits {
 	a.Pids = max(a.Pids, b.Pids)
 	a.BandwidthKbps = max(a.BandwidthKbps, b.BandwidthKbps)
 	a.PacketsPerSecond = max(a.PacketsPerSecond, b.PacketsPerSecond)
+	a.OutputMBPerSecond = max(a.OutputMBPerSecond, b.OutputMBPerSecond)
 	return a
 }
 
@@ -174,6 +176,7 @@ func (n *Node) tellLimits(ctx context.Context, box *pool.Box, sb bulkhead.Sandbo
 func (n *Node) postLimits(ctx context.Context, box *pool.Box, sb bulkhead.Sandbox) error {
 	body, err := json.Marshal(boxrpc.Limits{
 		MemoryBytes: sb.Limits.MemoryMB << 20, Pids: sb.Limits.Pids, CPUs: int64(math.Ceil(sb.Limits.CPU)),
+		OutputBytesPerSecond: sb.Limits.OutputMBPerSecond << 20,
 	})
 	if err != nil {
 		return fmt.Errorf("encode limits: %w", err)

@@ -97,6 +97,8 @@ func allocate(r *Request, load bulkhead.Load, most Amounts, now time.Time) (bulk
 		{field{name: "outputMB", unit: "MiB", resource: -1, base: float64(a.Limits.OutputMB), explicit: r.Asked.OutputMB != 0, each: float64(s.OutputMB)}, &a.Limits.OutputMB, nil},
 		{field{name: "openFiles", unit: "files", resource: -1, base: float64(a.Limits.OpenFiles), explicit: r.Asked.OpenFiles != 0, each: float64(s.OpenFiles)}, &a.Limits.OpenFiles, nil},
 		{field{name: "packetsPerSecond", unit: "packets/s", resource: -1, base: float64(a.Limits.PacketsPerSecond), explicit: r.Asked.PacketsPerSecond != 0, each: float64(s.PacketsPerSecond)}, &a.Limits.PacketsPerSecond, nil},
+		{field{name: "connections", unit: "connections", resource: -1, base: float64(a.Limits.Connections), explicit: r.Asked.Connections != 0, each: float64(s.Connections)}, &a.Limits.Connections, nil},
+		{field{name: "outputMBPerSecond", unit: "MiB/s", resource: -1, base: float64(a.Limits.OutputMBPerSecond), explicit: r.Asked.OutputMBPerSecond != 0, each: float64(s.OutputMBPerSecond)}, &a.Limits.OutputMBPerSecond, nil},
 		{field{name: "cpuSeconds", unit: "s", resource: -1, base: float64(a.Limits.CPUSeconds), explicit: r.Asked.CPUSeconds != 0, each: float64(s.CPUSeconds)}, &a.Limits.CPUSeconds, nil},
 		{field{name: "bandwidthKbps", unit: "kbit/s", resource: -1, base: float64(a.Limits.BandwidthKbps), explicit: r.Asked.BandwidthKbps != 0, each: float64(s.BandwidthKbps)}, &a.Limits.BandwidthKbps, nil},
 	} {

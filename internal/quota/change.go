@@ -59,6 +59,7 @@ var columns = []struct {
 	{"pids", "tasks", func(l *bulkhead.Limits) float64 { return float64(l.Pids) }},
 	{"bandwidthKbps", "kbit/s", func(l *bulkhead.Limits) float64 { return float64(l.BandwidthKbps) }},
 	{"packetsPerSecond", "packets/s", func(l *bulkhead.Limits) float64 { return float64(l.PacketsPerSecond) }},
+	{"outputMBPerSecond", "MiB/s", func(l *bulkhead.Limits) float64 { return float64(l.OutputMBPerSecond) }},
 }
 
 // within refuses what grows beyond what one sandbox may have.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -144,16 +145,23 @@ while True: open(str(n), "w").close(); n += 1'`), nil)
 		}
 		t.Errorf("files without end: %+v, %v", out, err)
 	})
-	t.Run("connections", func(t *testing.T) {
-		sb := s.sandbox(t, bulkhead.CreateRequest{AllowInternet: true})
-		n := number(t, sb, `python3 -c 'import socket
+	const connect = `python3 -c 'import socket
 held = []
 try:
-    while len(held) < 2000: held.append(socket.create_connection(("`+worldAPI+`", 80), timeout=5))
+    while len(held) < 2000: held.append(socket.create_connection(("` + worldAPI + `", 80), timeout=5))
 except OSError: pass
-print(len(held))'`)
-		if n != maxConns {
+print(len(held))'`
+	t.Run("connections", func(t *testing.T) {
+		sb := s.sandbox(t, bulkhead.CreateRequest{AllowInternet: true})
+		if n := number(t, sb, connect); n != maxConns {
 			t.Errorf("%d connections were possible, want %d", n, maxConns)
+		}
+	})
+	t.Run("connections of its own", func(t *testing.T) {
+		const conns = 20
+		sb := s.sandbox(t, bulkhead.CreateRequest{AllowInternet: true, Limits: bulkhead.Limits{Connections: conns}})
+		if n := number(t, sb, connect); n != conns {
+			t.Errorf("%d connections were possible, want %d", n, conns)
 		}
 	})
 	t.Run("packets", func(t *testing.T) {
@@ -183,6 +191,31 @@ while time.monotonic() < end: n += s.send(data)
 print(n)'`)
 		if got := world.bytes.Load() - before; got > kbps*1000/8*seconds*2 || got == 0 {
 			t.Errorf("%d bytes left the box in %d s; want some, and at most about %d", got, seconds, kbps*1000/8*seconds)
+		}
+	})
+	t.Run("output rate", func(t *testing.T) {
+		const mb, most = 3, 32
+		sb := s.sandbox(t, bulkhead.CreateRequest{Limits: bulkhead.Limits{OutputMBPerSecond: 1}})
+		print := func(mb int) client.Command { return shell("head -c " + strconv.Itoa(mb<<20) + " /dev/zero") }
+		began := time.Now()
+		var both sync.WaitGroup
+		for range 2 { // they share it
+			both.Go(func() {
+				if out, err := sb.Exec(t.Context(), print(mb), nil); err != nil || len(out.Stdout) != mb<<20 {
+					t.Errorf("%d bytes came, %v", len(out.Stdout), err)
+				}
+			})
+		}
+		both.Wait()
+		if took := time.Since(began); took < (2*mb-1)*time.Second {
+			t.Errorf("%d MiB at 1 MiB/s took %v", 2*mb, took)
+		}
+		if _, err := s.client.Resize(t.Context(), sb.ID(), bulkhead.Limits{OutputMBPerSecond: 1024}); err != nil {
+			t.Fatal(err)
+		}
+		began = time.Now()
+		if out, err := sb.Exec(t.Context(), print(most), nil); err != nil || len(out.Stdout) != most<<20 || time.Since(began) > (most-5)*time.Second {
+			t.Errorf("at 1024 MiB/s: %d bytes in %v, %v", len(out.Stdout), time.Since(began), err)
 		}
 	})
 	if out, err := neighbour.Exec(t.Context(), shell("echo fine"), nil); err != nil || string(out.Stdout) != "fine\n" {

@@ -24,6 +24,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/envd/proctree"
 )
@@ -37,6 +39,9 @@ type Limits struct {
 	// CPUTime bounds the processor time of one started program, or of one run of a
 	// [Guard.Watch], its tree included.
 	CPUTime time.Duration
+	// OutputRate bounds how many bytes a second programs print together, see
+	// [Guard.AwaitOutput].
+	OutputRate int64
 	// Cores is how many processors programs are told of. It bounds nothing: the
 	// host does. Only gVisor's kernel, which takes it for no more than that, is told.
 	Cores int64
@@ -78,6 +83,7 @@ const maxVerdicts = 256
 type Guard struct {
 	cfg   Config
 	jobs  chan func()
+	out   *rate.Limiter
 	wake  chan struct{}
 	ready chan struct{} // closed when group is settled
 	done  chan struct{}
@@ -105,7 +111,7 @@ func New(cfg Config) (*Guard, error) {
 		cfg.Proc = "/proc"
 	}
 	return &Guard{
-		cfg: cfg, jobs: make(chan func()), wake: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}),
+		cfg: cfg, jobs: make(chan func()), out: rate.NewLimiter(rate.Inf, 0), wake: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}),
 		watched: make(map[int]*watched), verdicts: make(map[int]bulkhead.End),
 	}, nil
 }
@@ -354,7 +360,7 @@ func (g *Guard) Limits() Limits {
 // SetLimits puts l in force. Programs that run already are bounded too. It blocks
 // until [Guard.Run] runs.
 func (g *Guard) SetLimits(l Limits) error {
-	if l.MemoryBytes < 0 || l.Pids < 0 || l.CPUTime < 0 || l.Cores < 0 {
+	if l.MemoryBytes < 0 || l.Pids < 0 || l.CPUTime < 0 || l.Cores < 0 || l.OutputRate < 0 {
 		return bulkhead.Errorf(bulkhead.CodeInvalid, "limits are %+v; none may be negative", l)
 	}
 	select {
@@ -371,6 +377,7 @@ func (g *Guard) SetLimits(l Limits) error {
 	g.limits = l
 	group := g.group
 	g.mu.Unlock()
+	g.setOutputRate(l.OutputRate)
 	if tell {
 		if err := g.tellCores(l.Cores); err != nil {
 			return fmt.Errorf("set limits: %w", err)

@@ -142,6 +142,7 @@ func (p *process) read(f *os.File, size int, event chunk) {
 		if n > 0 && !p.over.Load() {
 			p.giving.Add(1)
 			if kept := p.count(n); kept > 0 {
+				p.service.cfg.Guard.AwaitOutput(context.Background(), kept) // some ms a chunk
 				p.out.publish(event(bytes.Clone(buf[:kept])))
 			}
 			p.heard.Store(time.Now().UnixNano())
