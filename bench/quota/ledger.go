@@ -26,7 +26,7 @@ const crowdOfWriters = 16
 
 // ledger measures how long it takes until a new sandbox's row is durable, on SQLite
 // and on a PostgreSQL of our own that waits for the disk, and the bare INSERT of a
-// row as long on each.
+// row as long on each; and how long it takes to refuse a key that is wrong.
 func ledger(ctx context.Context, r *results.Report, n int) error {
 	var once sync.Once
 	err := errors.New("no PostgreSQL is installed")
@@ -36,6 +36,9 @@ func ledger(ctx context.Context, r *results.Report, n int) error {
 			var bare float64
 			if bare, err = bareSQLite(ctx, r, sqlite, n); err == nil {
 				err = ours(ctx, r, "SQLite", filepath.Join(b.TempDir(), "bulkhead.db"), n, bare)
+			}
+			if err == nil {
+				err = guesses(ctx, r, b.TempDir(), 10*n)
 			}
 			if err != nil {
 				return

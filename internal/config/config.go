@@ -56,7 +56,7 @@ type Config struct {
 	// OpenPrivate, DenyEgress and MaxConns bound what boxes reach.
 	OpenPrivate []netip.Prefix `name:"open-private" env:"BULKHEAD_OPEN_PRIVATE" help:"Private prefixes that sandboxes may reach as if they were public; the rest is closed to them, whatever they ask for."`
 	DenyEgress  []netip.Prefix `name:"deny-egress" env:"BULKHEAD_DENY_EGRESS" help:"Public prefixes that no sandbox reaches."`
-	MaxConns    int            `name:"max-connections" env:"BULKHEAD_MAX_CONNECTIONS" default:"4096" help:"Connections that one sandbox may have open to the outside; 1 to 1048576."`
+	MaxConns    int            `name:"max-connections" env:"BULKHEAD_MAX_CONNECTIONS" default:"4096" help:"Connections that one sandbox may have open to the outside at most, whatever its limits say; 1 to 1048576."`
 
 	// MaxSandboxes, MaxTTL and the reserves bound what the node takes on.
 	MaxSandboxes  int           `name:"max-sandboxes" env:"BULKHEAD_MAX_SANDBOXES" default:"500" help:"Sandboxes that may live at once; 1 to 4000."`

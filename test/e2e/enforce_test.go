@@ -194,7 +194,7 @@ print(n)'`)
 		}
 	})
 	t.Run("output rate", func(t *testing.T) {
-		const mb, most = 3, 32
+		const mb, most = 3, 15 // the client keeps 16
 		sb := s.sandbox(t, bulkhead.CreateRequest{Limits: bulkhead.Limits{OutputMBPerSecond: 1}})
 		print := func(mb int) client.Command { return shell("head -c " + strconv.Itoa(mb<<20) + " /dev/zero") }
 		began := time.Now()
@@ -214,7 +214,7 @@ print(n)'`)
 			t.Fatal(err)
 		}
 		began = time.Now()
-		if out, err := sb.Exec(t.Context(), print(most), nil); err != nil || len(out.Stdout) != most<<20 || time.Since(began) > (most-5)*time.Second {
+		if out, err := sb.Exec(t.Context(), print(most), nil); err != nil || len(out.Stdout) != most<<20 || time.Since(began) > (most-2)*time.Second {
 			t.Errorf("at 1024 MiB/s: %d bytes in %v, %v", len(out.Stdout), time.Since(began), err)
 		}
 	})
