@@ -301,14 +301,13 @@ func egress(ctx context.Context, r *results.Report, parts *host.Parts, part pool
 	if err := fresh("bind: egress, a lease with lists and a domain"); err != nil {
 		return err
 	}
-	for range crowdOfLists {
+	for range crowdOfLists { // they go with their allocators
 		p, err := parts.Acquire(ctx, usual)
+		if err == nil {
+			err = p.Bind(ctx, usual, lists)
+		}
 		if err != nil {
 			return fmt.Errorf("make a part: %w", err)
-		}
-		defer p.Release(context.WithoutCancel(ctx)) //nolint:errcheck // its allocator is closed, too
-		if err := p.Bind(ctx, usual, lists); err != nil {
-			return fmt.Errorf("bind a part: %w", err)
 		}
 	}
 	if err := fresh(fmt.Sprintf("bind: egress, the same beside %d others", crowdOfLists)); err != nil {

@@ -171,6 +171,7 @@ func TestEveryCallAnswersAsDocumented(t *testing.T) {
 		"POST /v1/keys":                      {"/v1/keys", `{"name":"x","scopes":["run","manage"],"requestsPerSecond":5}`},
 		"GET /v1/keys":                       {"/v1/keys?tenant=acme", ""},
 		"POST /v1/keys/{id}/rotate":          {"/v1/keys/" + key + "/rotate", `{"graceSeconds":60}`},
+		"PATCH /v1/keys/{id}":                {"/v1/keys/" + key, `{"requestsPerSecond":5}`},
 		"DELETE /v1/keys/{id}":               {"/v1/keys/" + key, ""},
 		"POST /v1/tenants":                   {"/v1/tenants", `{"id":"made","tier":"free","quota":{"sandboxes":1}}`},
 		"GET /v1/tenants":                    {"/v1/tenants", ""},

@@ -47,7 +47,7 @@ func fill(pattern string) string {
 
 // routeScopes is what each route needs. A route that is not here fails the test.
 var routeScopes = map[string]string{
-	"POST /v1/keys": "manage", "GET /v1/keys": "manage", "POST /v1/keys/{id}/rotate": "manage", "DELETE /v1/keys/{id}": "manage",
+	"POST /v1/keys": "manage", "GET /v1/keys": "manage", "POST /v1/keys/{id}/rotate": "manage", "PATCH /v1/keys/{id}": "manage", "DELETE /v1/keys/{id}": "manage",
 	"POST /v1/tenants": "admin", "GET /v1/tenants": "admin", "GET /v1/tenants/{id}": "manage", "PATCH /v1/tenants/{id}": "admin", "DELETE /v1/tenants/{id}": "admin",
 	"GET /v1/tiers": "manage", "GET /v1/tiers/{name}": "manage", "PUT /v1/tiers/{name}": "admin", "DELETE /v1/tiers/{name}": "admin",
 	"GET /v1/usage": "manage", "GET /v1/audit": "manage", "GET /metrics": "admin",

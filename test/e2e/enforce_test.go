@@ -196,12 +196,12 @@ print(n)'`)
 	t.Run("output rate", func(t *testing.T) {
 		const mb, most = 3, 15 // the client keeps 16
 		sb := s.sandbox(t, bulkhead.CreateRequest{Limits: bulkhead.Limits{OutputMBPerSecond: 1}})
-		print := func(mb int) client.Command { return shell("head -c " + strconv.Itoa(mb<<20) + " /dev/zero") }
+		prints := func(mb int) client.Command { return shell("head -c " + strconv.Itoa(mb<<20) + " /dev/zero") }
 		began := time.Now()
 		var both sync.WaitGroup
 		for range 2 { // they share it
 			both.Go(func() {
-				if out, err := sb.Exec(t.Context(), print(mb), nil); err != nil || len(out.Stdout) != mb<<20 {
+				if out, err := sb.Exec(t.Context(), prints(mb), nil); err != nil || len(out.Stdout) != mb<<20 {
 					t.Errorf("%d bytes came, %v", len(out.Stdout), err)
 				}
 			})
@@ -214,7 +214,7 @@ print(n)'`)
 			t.Fatal(err)
 		}
 		began = time.Now()
-		if out, err := sb.Exec(t.Context(), print(most), nil); err != nil || len(out.Stdout) != most<<20 || time.Since(began) > (most-2)*time.Second {
+		if out, err := sb.Exec(t.Context(), prints(most), nil); err != nil || len(out.Stdout) != most<<20 || time.Since(began) > (most-2)*time.Second {
 			t.Errorf("at 1024 MiB/s: %d bytes in %v, %v", len(out.Stdout), time.Since(began), err)
 		}
 	})
