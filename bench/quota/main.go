@@ -250,7 +250,7 @@ const crowdOfLists = 60
 
 // egress measures what a lease waits for when it brings a policy of its own, what a
 // box that runs waits for, and the transaction of the kernel's alone.
-func egress(ctx context.Context, r *results.Report, parts *host.Parts, part pool.Part, n int) error {
+func egress(ctx context.Context, r *results.Report, parts *host.Parts, part pool.Part, n int) (err error) {
 	lists, err := bulkhead.Network{
 		AllowOut: []string{"1.1.1.1", "9.9.9.0/24", "*.example.com"}, DenyOut: []string{bulkhead.AllTraffic},
 	}.Egress(true)
@@ -301,13 +301,20 @@ func egress(ctx context.Context, r *results.Report, parts *host.Parts, part pool
 	if err := fresh("bind: egress, a lease with lists and a domain"); err != nil {
 		return err
 	}
-	for range crowdOfLists { // they go with their allocators
-		p, err := parts.Acquire(ctx, usual)
-		if err == nil {
-			err = p.Bind(ctx, usual, lists)
+	var others []pool.Part
+	defer func() {
+		for _, p := range others {
+			err = errors.Join(err, p.Release(context.WithoutCancel(ctx)))
 		}
+	}()
+	for range crowdOfLists {
+		p, err := parts.Acquire(ctx, usual)
 		if err != nil {
 			return fmt.Errorf("make a part: %w", err)
+		}
+		others = append(others, p)
+		if err := p.Bind(ctx, usual, lists); err != nil {
+			return fmt.Errorf("bind a part: %w", err)
 		}
 	}
 	if err := fresh(fmt.Sprintf("bind: egress, the same beside %d others", crowdOfLists)); err != nil {
