@@ -26,19 +26,19 @@ func (s *server) openSupply(ctx context.Context, snapshots *pool.Snapshots) erro
 	}
 	costs := forecast.DefaultCosts()
 	costs.WaitPrice = s.cfg.PoolWaitPrice
+	m, err := s.groups.Memory()
+	if err != nil {
+		return fmt.Errorf("measure host: %w", err)
+	}
 	budget := s.cfg.PoolMemory << 20
 	if budget == 0 {
-		m, err := cgroup.HostMemory()
-		if err != nil {
-			return fmt.Errorf("measure host: %w", err)
-		}
 		budget = m.Total / 4
 	}
 	s.supply, err = supply.New(ctx, supply.Config{
 		Boxes: s.pool, Templates: s.templates, Store: s.store, Log: s.log,
 		Off: !s.cfg.PoolForecast, Always: s.cfg.PoolTemplates, Pins: pins,
 		Bounds: s.cfg.Bounds(), Costs: costs, Builders: s.cfg.RefillParallel,
-		Memory: hostMemory, Reserve: (s.cfg.ReserveMemory + s.cfg.PoolReserve) << 20, Budget: budget,
+		Memory: s.memory, Reserve: s.refusedBelow(m.Total) + s.cfg.PoolReserve<<20, Budget: budget,
 		Maintenance: s.cfg.PoolMaintenance, ModelUpdate: s.cfg.PoolModelUpdate, Reap: snapshots.Reap,
 	})
 	if err != nil {
@@ -66,9 +66,19 @@ func (v versions) List() ([]bulkhead.Template, error) {
 	return v.templates.List() //nolint:wrapcheck // says what it does
 }
 
-// hostMemory is what pools heed of the host.
-func hostMemory() (supply.Memory, error) {
-	m, err := cgroup.HostMemory()
+// refusedBelow is the available memory, of so much in all, below which sandboxes
+// are refused or wait. Pools shrink before that.
+func (s *server) refusedBelow(total int64) int64 {
+	reserve := s.cfg.ReserveMemory << 20
+	if s.cfg.GuardEnabled {
+		reserve = max(reserve, int64((1-s.cfg.GuardMax)*float64(total)))
+	}
+	return reserve
+}
+
+// memory is what pools heed of the host.
+func (s *server) memory() (supply.Memory, error) {
+	m, err := s.groups.Memory()
 	if err != nil {
 		return supply.Memory{}, err //nolint:wrapcheck // says what it does
 	}

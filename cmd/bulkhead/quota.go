@@ -22,7 +22,7 @@ func (s *server) openBook() error {
 	s.capacity, err = host.NewCapacity(host.CapacityConfig{
 		Book: s.book, Sandboxes: s.cfg.MaxSandboxes, CPUOvercommit: s.cfg.CPUOvercommit,
 		ReserveMemoryMB: s.cfg.ReserveMemory, ReserveDiskMB: s.cfg.ReserveDisk, DiskDir: s.cfg.Data,
-		MaxStall: s.cfg.MaxStall, Lent: s.lent, Log: s.log,
+		Memory: s.groups.Memory, MaxStall: s.cfg.MaxStall, Lent: s.lent, Log: s.log,
 	})
 	if err != nil {
 		return fmt.Errorf("look at the host: %w", err)

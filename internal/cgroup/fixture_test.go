@@ -310,3 +310,39 @@ func FuzzReaders(f *testing.F) {
 		_ = r.parse("x", s)
 	})
 }
+
+// The boxes have what the tightest limit above them leaves, page cache included.
+func TestMemoryWithinALimit(t *testing.T) {
+	host := HostMem{Total: 8000, Available: 6000}
+	for _, tt := range []struct {
+		name  string
+		v2    bool
+		files map[string]string
+		want  HostMem
+		fails bool
+	}{
+		{name: "v1, unlimited", files: map[string]string{"memory.limit_in_bytes": "9223372036854771712"}, want: host},
+		{name: "v1, above the host", files: map[string]string{"memory.limit_in_bytes": "9000"}, want: host},
+		{name: "v1", files: map[string]string{
+			"memory.limit_in_bytes": "4000", "memory.usage_in_bytes": "3000", "memory.stat": "total_inactive_file 300\ntotal_active_file 200\n",
+		}, want: HostMem{Total: 4000, Available: 1500}},
+		{name: "v2, the root group", v2: true, files: map[string]string{"memory.stat": "file 1\n"}, want: host},
+		{name: "v2, unlimited", v2: true, files: map[string]string{"memory.max": "max"}, want: host},
+		{name: "v2", v2: true, files: map[string]string{
+			"memory.max": "4000", "memory.current": "3000", "memory.stat": "inactive_file 300\nactive_file 200\n",
+		}, want: HostMem{Total: 4000, Available: 1500}},
+		{name: "the host has less", v2: true, files: map[string]string{
+			"memory.max": "7900", "memory.current": "10", "memory.stat": "",
+		}, want: HostMem{Total: 7900, Available: 6000}},
+		{name: "full", v2: true, files: map[string]string{
+			"memory.max": "4000", "memory.current": "4100", "memory.stat": "",
+		}, want: HostMem{Total: 4000}},
+		{name: "no usage", v2: true, files: map[string]string{"memory.max": "4000", "memory.stat": ""}, fails: true},
+	} {
+		var r reader
+		got := within(host, &r, files(t, tt.files), tt.v2)
+		if (r.err != nil) != tt.fails || !tt.fails && got != tt.want {
+			t.Errorf("%s: %+v, %v; want %+v", tt.name, got, r.err, tt.want)
+		}
+	}
+}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -104,6 +106,43 @@ type HostMem struct {
 	Total, Available int64
 	// SwapTotal and SwapFree are the swap space.
 	SwapTotal, SwapFree int64
+}
+
+// Memory is what all boxes together may have: the host's memory, or what is left
+// where the tree's group, or one above it as in a container, has a limit that is
+// tighter. Page cache counts as available, since it is given back first.
+func (t *Tree) Memory() (HostMem, error) {
+	m, err := HostMemory()
+	if err != nil {
+		return m, err
+	}
+	var r reader
+	for at := t.root; ; at = path.Dir(at) {
+		m = within(m, &r, filepath.Join(t.layout.dir(Memory), at), t.layout.Mode == ModeV2)
+		if at == "/" {
+			break
+		}
+	}
+	if r.err != nil {
+		return m, fmt.Errorf("read the boxes' memory limit: %w", r.err)
+	}
+	return m, nil
+}
+
+// within is m as the group at dir has it.
+func within(m HostMem, r *reader, dir string, v2 bool) HostMem {
+	limit, usage, prefix := "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"
+	if v2 {
+		limit, usage, prefix = "memory.max", "memory.current", ""
+	}
+	most := r.optional(dir, limit)
+	if most == 0 || most >= m.Total {
+		return m
+	}
+	stat := r.keyed(dir, "memory.stat")
+	free := most - r.number(dir, usage) + stat[prefix+"inactive_file"] + stat[prefix+"active_file"]
+	m.Total, m.Available = most, min(m.Available, max(0, free))
+	return m
 }
 
 // HostMemory reads the host's memory.

@@ -42,9 +42,9 @@ func (*PoolLsCmd) Run(ctx context.Context, a *App) error {
 	t := r.Totals
 	rows = append(rows, []string{
 		"all", strconv.Itoa(t.Warm), strconv.Itoa(t.Cold), strconv.Itoa(t.Leased), "", "", "", "",
-		gbs(t.IdleMBs), fmt.Sprintf("%d/%d", t.RecentUse, t.TotalUse), "",
+		gbs(t.IdleMBs), "", fmt.Sprintf("%d/%d", t.RecentUse, t.TotalUse), "",
 	})
-	header := []string{"TEMPLATE", "WARM", "COLD", "LEASED", "TARGET", "HITS", "MISSES", "REFILL", "IDLE", "USE", "WHY"}
+	header := []string{"TEMPLATE", "WARM", "COLD", "LEASED", "TARGET", "HITS", "MISSES", "REFILL", "IDLE", "WASTED", "USE", "WHY"}
 	if err := a.table(header, rows); err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func poolRow(p client.Pool) []string {
 	}
 	return []string{
 		p.Template, strconv.Itoa(p.Warm), strconv.Itoa(p.Cold), strconv.Itoa(p.Leased),
-		fmt.Sprintf("%d/%d", p.Target.Warm, p.Target.Cold), share, causes(p.Misses), refill, gbs(p.IdleMBs),
+		fmt.Sprintf("%d/%d", p.Target.Warm, p.Target.Cold), share, causes(p.Misses), refill, gbs(p.IdleMBs), causes(p.Wasted),
 		fmt.Sprintf("%d/%d", p.Use.Recent, p.Use.Total), why,
 	}
 }

@@ -25,7 +25,7 @@ type Pools struct {
 	PoolWaitPrice float64 `name:"pool-wait-price" env:"BULKHEAD_POOL_WAIT_PRICE" default:"3e7" help:"MB·s of idle memory that are as bad as one second of one caller's wait; less keeps fewer boxes."`
 	// PoolMemory and PoolReserve bound the memory of waiting boxes.
 	PoolMemory  int64 `name:"pool-memory-mb" env:"BULKHEAD_POOL_MEMORY_MB" default:"0" help:"Most memory, in MiB, that the warm boxes of all pools may take; 0 is a quarter of the host's."`
-	PoolReserve int64 `name:"pool-reserve-mb" env:"BULKHEAD_POOL_RESERVE_MB" default:"1024" help:"Available memory of the host, in MiB, below which pools shrink, on top of --reserve-memory-mb."`
+	PoolReserve int64 `name:"pool-reserve-mb" env:"BULKHEAD_POOL_RESERVE_MB" default:"1024" help:"Available memory, in MiB, below which pools shrink, on top of that below which sandboxes are refused: --reserve-memory-mb, or what --memory-guard-max leaves."`
 	// The timings of upkeep.
 	PoolMaintenance time.Duration `name:"pool-maintenance" env:"BULKHEAD_POOL_MAINTENANCE" default:"5m" help:"How often every pool's size is decided anew; a pool that is asked for follows at once."`
 	PoolModelUpdate time.Duration `name:"pool-model-update" env:"BULKHEAD_POOL_MODEL_UPDATE" default:"30m" help:"How often what the forecast has learned is stored; at a clean stop it is, too."`

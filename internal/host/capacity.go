@@ -26,6 +26,8 @@ type CapacityConfig struct {
 	CPUOvercommit float64
 	// ReserveMemoryMB and ReserveDiskMB are kept free of sandboxes, in MiB.
 	ReserveMemoryMB, ReserveDiskMB int64
+	// Memory reads what the sandboxes may have together [the host's].
+	Memory func() (cgroup.HostMem, error)
 	// DiskDir is a folder on the disk that sandboxes write to [no bound of disk].
 	DiskDir string
 	// MaxStall is the share of the last ten seconds, in percent, in which all work
@@ -58,6 +60,9 @@ func NewCapacity(cfg CapacityConfig) (*Capacity, error) {
 	}
 	if cfg.CPUOvercommit <= 0 {
 		cfg.CPUOvercommit = 1
+	}
+	if cfg.Memory == nil {
+		cfg.Memory = cgroup.HostMemory
 	}
 	if cfg.MaxStall <= 0 {
 		cfg.MaxStall = 20
@@ -98,7 +103,7 @@ func (c *Capacity) look(now time.Time) error {
 	if c.cfg.Sandboxes > 0 {
 		h.Most[quota.Sandboxes] = int64(c.cfg.Sandboxes)
 	}
-	mem, err := cgroup.HostMemory()
+	mem, err := c.cfg.Memory()
 	if err != nil {
 		return fmt.Errorf("read memory: %w", err)
 	}

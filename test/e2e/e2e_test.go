@@ -74,6 +74,13 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getenv(hogEnv) != "" {
+		if err := hog(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "hog:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	flag.Parse()
 	code := m.Run()
 	if shared != nil {
