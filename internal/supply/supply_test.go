@@ -340,6 +340,35 @@ func TestBudgetBoundsAllPools(t *testing.T) {
 	})
 }
 
+// Whatever a second of waiting is worth, a budget goes to the boxes with the most
+// use: a template with deep bursts now and then does not starve one that is asked
+// for all the time.
+func TestNoPriceStarvesATemplate(t *testing.T) {
+	for _, price := range []float64{1e6, forecast.DefaultCosts().WaitPrice, 1e10} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, template("bursts", "b"), template("steady", "s"))
+			w.start(func(c *supply.Config) {
+				c.Budget = 4 * 170 * 1e6
+				c.Costs = forecast.DefaultCosts()
+				c.Costs.WaitPrice = price
+				c.Bounds = forecast.DefaultBounds()
+			})
+			defer w.stop()
+			for i := range 40 {
+				if i%10 == 0 {
+					w.use("bursts", 10)
+				}
+				w.use("steady", 1)
+				settle(30 * time.Second)
+			}
+			steady, all := w.status("steady"), w.planner.Report().Totals
+			if steady.Warm < 1 || all.Warm > 4 {
+				t.Errorf("at price %g: %d warm boxes for steady use, %d in all in a budget for 4", price, steady.Warm, all.Warm)
+			}
+		})
+	}
+}
+
 // A new version of a template serves once it has boxes, and until then the old
 // one does: the pool is never empty. If no box can be made of it, it serves at
 // once, so that its owner learns of it.
