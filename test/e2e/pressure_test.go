@@ -263,7 +263,7 @@ func (s *server) refusal(t *testing.T) string {
 			continue
 		}
 		after, err := strconv.Atoi(resp.Header.Get("Retry-After"))
-		if resp.StatusCode != http.StatusServiceUnavailable || err != nil || after < 1 || !strings.Contains(string(body), `"unavailable"`) {
+		if resp.StatusCode != http.StatusServiceUnavailable || err != nil || after < 1 || !strings.Contains(string(body), `"name":"host.memoryMB"`) {
 			t.Errorf("refused with %s, Retry-After %q: %s", resp.Status, resp.Header.Get("Retry-After"), body)
 		}
 		return fmt.Sprintf("%s, Retry-After %d: %s", resp.Status, after, body)
