@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/config"
 	"github.com/bulkheadhq/bulkhead/internal/driver/fake"
 	"github.com/bulkheadhq/bulkhead/internal/guard"
 	"github.com/bulkheadhq/bulkhead/internal/node"
@@ -71,5 +72,21 @@ func TestAdmitSandboxes(t *testing.T) {
 	if !ok || e.Code != bulkhead.CodeUnavailable || e.RetryAfter <= 0 ||
 		!strings.Contains(e.Msg, "level CRITICAL: 90.0 % of 10240 MiB in use") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// TestPoolsShrinkBeforeSandboxesAreRefused: pools keep free what the guard keeps
+// free, and the host's reserve at least.
+func TestPoolsShrinkBeforeSandboxesAreRefused(t *testing.T) {
+	const gb = int64(1) << 30
+	for _, c := range []struct {
+		guard bool
+		total int64
+		want  int64
+	}{{true, 20 * gb, 4 * gb}, {false, 20 * gb, gb / 2}, {true, gb, gb / 2}} {
+		s := &server{cfg: &config.Config{GuardEnabled: c.guard, GuardMax: 0.8, ReserveMemory: 512}}
+		if got := s.refusedBelow(c.total); got>>20 != c.want>>20 && got>>20 != c.want>>20-1 {
+			t.Errorf("guard %v, %d MiB: refused below %d MiB; want %d", c.guard, c.total>>20, got>>20, c.want>>20)
+		}
 	}
 }
