@@ -35,7 +35,8 @@ type Reason struct {
 	// Box is the number of the box that decided, counted from 1: the last one
 	// that still pays. 0 when none does.
 	Box int
-	// Every is how often that box is expected to be needed as things are now.
+	// Every is how often that box is expected to spare somebody the time of a
+	// replacement as things are now.
 	Every time.Duration
 	// Worth is how often it must be needed to pay for itself.
 	Worth time.Duration
