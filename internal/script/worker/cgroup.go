@@ -67,20 +67,17 @@ func newCgroups(prefix string) (cgroups, error) {
 type rank int
 
 const (
-	// rankFront is as much as any other process: short runs.
+	// rankFront is as much as any other process.
 	rankFront rank = iota
-	// rankMiddle is a quarter of that: runs of which nothing is known, and workers
-	// that start, end or clean up while no short run waits for them.
-	rankMiddle
-	// rankBack is an eighth: runs that have become long.
-	rankBack
-	// rankIdle is what nobody else wants: long runs of programs that hit a limit
-	// before.
+	// rankTurn is a quarter of that.
+	rankTurn
+	// rankIdle is what nobody else wants.
 	rankIdle
 )
 
-// part is one in how many parts of the kernel's default share a rank gets.
-var part = [...]int64{rankFront: 1, rankMiddle: 4, rankBack: 8}
+// part is one in how many parts of the kernel's default share a rank gets; for
+// rankIdle only where the kernel has no better.
+var part = [...]int64{rankFront: 1, rankTurn: 4, rankIdle: 64}
 
 // fullShare and fullWeight are the kernel's defaults for processor time.
 const (
@@ -204,7 +201,7 @@ func (g *group) setRank(r rank) {
 	if g.v2 {
 		name, full = "cpu.weight", fullWeight
 	}
-	_ = writeControl(g.cpu, name, full/part[min(r, rankBack)])
+	_ = writeControl(g.cpu, name, full/part[r])
 }
 
 // add moves a process in.

@@ -19,7 +19,7 @@ type Config struct {
 	// Executable is the binary whose main calls [Main] under the name [Name].
 	// Default: this process's own.
 	Executable string
-	// Idle is how many workers are kept ready. Default 3.
+	// Idle is how many workers are kept ready. Default 4.
 	Idle int
 	// Max is how many there may be at once. Default 16.
 	Max int
@@ -67,6 +67,7 @@ type Pool struct {
 	privileged bool
 	log        *slog.Logger
 	wake       chan struct{} // Run has something to look at
+	turns      turns
 	wg         sync.WaitGroup
 
 	mu       sync.Mutex
@@ -95,7 +96,7 @@ func New(cfg Config) (*Pool, error) {
 		cfg.Executable = "/proc/self/exe"
 	}
 	if cfg.Idle == 0 {
-		cfg.Idle = 3
+		cfg.Idle = 4
 	}
 	if cfg.Max == 0 {
 		cfg.Max = 16
@@ -191,7 +192,7 @@ func (p *Pool) fill(ctx context.Context) error {
 // newWorkerLocked names a worker that is to be started: its number is new, and
 // its user nobody else's now.
 func (p *Pool) newWorkerLocked() *worker {
-	w := &worker{id: p.next, ended: make(chan struct{}), hostOOM: p.cfg.HostOOM}
+	w := &worker{id: p.next, turns: &p.turns, ended: make(chan struct{}), hostOOM: p.cfg.HostOOM}
 	p.next++
 	for p.slots[w.slot] {
 		w.slot++
@@ -200,19 +201,17 @@ func (p *Pool) newWorkerLocked() *worker {
 	return w
 }
 
-// hasten lets workers that are being started have the processor as those that
-// wait for them would, and for the rest in the background.
+// hasten gives as many workers that are being started as quick programs wait for
+// an ordinary share of the processor; the others wait their turn.
 func (p *Pool) hasten() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wanted := len(p.waiting[ClassQuick])
 	for w := range p.starting {
-		switch {
-		case w.group == nil:
-		case wanted > 0:
-			w.group.setRank(rankFront)
-		default:
-			w.group.setRank(rankMiddle)
+		if wanted > 0 {
+			p.turns.leave(w.group)
+		} else {
+			p.turns.join(w.group)
 		}
 		wanted--
 	}
@@ -235,6 +234,7 @@ func (p *Pool) add(ctx context.Context, w *worker) {
 		return
 	}
 	p.failures = 0
+	p.turns.leave(w.group)
 	p.stats.Started++
 	p.stats.Confined = w.ready.Confined
 	kept := p.handLocked(w, true)
@@ -330,12 +330,11 @@ type Class int
 const (
 	// ClassQuick is for programs that were quick before. It takes any worker.
 	ClassQuick Class = iota
-	// ClassUnknown leaves one idle worker to those, and gets a quarter of their
-	// share of the processor.
+	// ClassUnknown leaves two idle workers to those, and waits its turn for the
+	// processor.
 	ClassUnknown
-	// ClassBehind is for what is not urgent, or is likely to ruin its worker: it
-	// takes a worker only where as many are idle as are kept ready, and begins
-	// with a small share of the processor.
+	// ClassBehind is for what is likely to ruin its worker, or can wait: it takes a
+	// worker only where as many are idle as are kept ready.
 	ClassBehind
 	classes
 )
@@ -346,7 +345,7 @@ func (p *Pool) leastIdle(c Class) int {
 	case ClassQuick:
 		return 1
 	case ClassUnknown:
-		return min(2, p.cfg.Idle)
+		return min(3, p.cfg.Idle)
 	default:
 		return p.cfg.Idle
 	}
@@ -413,6 +412,9 @@ func taken(w *worker, ok bool) (*worker, error) {
 // release gives a worker back, or ends it if err says that it is no good.
 func (p *Pool) release(w *worker, err error) {
 	defer p.wg.Done()
+	if err == nil {
+		p.turns.leave(w.group)
+	}
 	p.mu.Lock()
 	kept := false
 	if err == nil {
@@ -487,7 +489,7 @@ func (p *Pool) Vet(ctx context.Context, source string) (engine.Verdict, error) {
 	}
 	var v engine.Verdict
 	err = w.exchange(ctx, kindVet, []byte(source), exchange{
-		want: kindVerdict, into: &v, time: vetTime, most: 1 << 20,
+		want: kindVerdict, into: &v, time: vetTime, class: ClassUnknown, most: 1 << 20,
 	})
 	p.release(w, err)
 	if err != nil {
@@ -506,7 +508,7 @@ func (p *Pool) Build(ctx context.Context, source string) (string, error) {
 	var b built
 	if err = w.group.setLimit(w.base + buildMemory); err == nil {
 		err = w.exchange(ctx, kindBuild, []byte(source), exchange{
-			want: kindBuilt, into: &b, time: buildTime, most: maxPayload,
+			want: kindBuilt, into: &b, time: buildTime, class: ClassUnknown, most: maxPayload,
 		})
 	}
 	p.release(w, err)

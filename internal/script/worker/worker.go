@@ -27,7 +27,7 @@ const (
 	// graceTime is how long after its time limit a run may go on before its
 	// process is killed: a built-in that cannot be interrupted.
 	graceTime = 250 * time.Millisecond
-	// longRun is the processor time after which a run gets less of it than others.
+	// longRun is the processor time after which a run is not urgent any more.
 	longRun = 20 * time.Millisecond
 	// tailBytes is how much of a worker's standard error is kept.
 	tailBytes = 4 << 10
@@ -41,6 +41,7 @@ type worker struct {
 	conn  net.Conn
 	group *group // guarded by the pool's mu until the worker is ready
 	base  int64  // what its cgroup used when it was ready
+	turns *turns // the pool's
 	tail  tail
 	runs  int
 	ready ready
@@ -126,6 +127,7 @@ func (p *Pool) start(ctx context.Context, w *worker) error {
 	p.mu.Unlock()
 	p.hasten()
 	if err := w.cmd.Start(); err != nil {
+		p.turns.leave(w.group)
 		return errors.Join(fmt.Errorf("start a worker: %w", err), w.conn.Close(), w.group.remove())
 	}
 	go func() {
@@ -169,6 +171,7 @@ func (w *worker) stop() error {
 	_ = w.conn.Close()
 	_ = w.cmd.Process.Kill() // gone already is as good
 	<-w.ended
+	w.turns.leave(w.group)
 	return w.group.remove()
 }
 
@@ -181,6 +184,7 @@ func (w *worker) exchange(ctx context.Context, k kind, payload any, e exchange) 
 	// A caller that goes away takes the deadline with it.
 	stop := context.AfterFunc(ctx, func() { _ = w.conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
+	defer w.watch(e.time, e.class)()
 	var err error
 	if raw, ok := payload.([]byte); ok {
 		err = writeFrame(w.conn, k, raw)
@@ -216,12 +220,13 @@ func (w *worker) exchange(ctx context.Context, k kind, payload any, e exchange) 
 
 // exchange is what one request needs.
 type exchange struct {
-	want kind
-	into any
-	host engine.Host
-	time time.Duration
-	most int64 // bytes of the largest frame
-	left int64 // bytes of log lines that may still come
+	want  kind
+	into  any
+	host  engine.Host
+	time  time.Duration
+	class Class
+	most  int64 // bytes of the largest frame
+	left  int64 // bytes of log lines that may still come
 }
 
 // log passes a line on and counts it, since the worker's own count is not trusted.
@@ -264,16 +269,12 @@ func (w *worker) run(ctx context.Context, req *runRequest, host engine.Host, c C
 	}
 	var out engine.Outcome
 	began := time.Now()
-	stop := w.watch(req.Limits.Time(), c)
 	err := w.exchange(ctx, kindRun, req, exchange{
-		want: kindOutcome, into: &out, host: host, time: req.Limits.Time(),
+		want: kindOutcome, into: &out, host: host, time: req.Limits.Time(), class: c,
 		most: 2*req.Limits.ResultBytes + 2*maxPayload, left: req.Limits.LogBytes + 16<<10,
 	})
-	stop()
-	if err == nil && out.Usage.PeakBytes <= cleanAbove {
-		w.group.setRank(rankFront)
-	} else {
-		w.group.setRank(rankMiddle) // it cleans up, or is taken down
+	if err == nil && out.Usage.PeakBytes > cleanAbove {
+		w.turns.join(w.group)
 	}
 	if err == nil {
 		return out, w.worn(&out)
@@ -281,22 +282,15 @@ func (w *worker) run(ctx context.Context, req *runRequest, host engine.Host, c C
 	return w.autopsy(ctx, req, time.Since(began)), err
 }
 
-// watch moves the worker back among those that want the processor as its run
-// becomes long: after longRun of processor time. One of [ClassBehind] begins there,
-// and then gets only what nobody wants. At its time limit it comes to the front
-// again, to end. The function that watch returns ends the watching.
+// watch lets the worker wait its turn for the processor unless what it does is
+// quick, or as soon as it has become long. At its time limit it has the next turn,
+// to end. The function that watch returns ends the watching.
 func (w *worker) watch(limit time.Duration, c Class) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	began, long := w.cpuTime(), rankBack
-	switch c {
-	case ClassQuick:
-		w.group.setRank(rankFront)
-	case ClassUnknown:
-		w.group.setRank(rankMiddle)
-	default:
-		w.group.setRank(rankBack)
-		long = rankIdle
+	began := w.cpuTime()
+	if c != ClassQuick {
+		w.turns.join(w.group)
 	}
 	go func() {
 		defer close(done)
@@ -309,12 +303,12 @@ func (w *worker) watch(limit time.Duration, c Class) (stop func()) {
 			case <-ctx.Done():
 				return
 			case <-end.C:
-				w.group.setRank(rankFront)
+				w.turns.hurry(w.group)
 				return
 			case <-tick.C:
 			}
 			if w.cpuTime()-began >= longRun {
-				w.group.setRank(long)
+				w.turns.join(w.group)
 				tick.Stop()
 			}
 		}
