@@ -30,7 +30,7 @@ var honest = []string{
 const (
 	bombsAtOnce = 8
 	bombTime    = 400 * time.Millisecond // time limit of each
-	rounds      = 4                      // each some runs alone, then some beside bombs
+	rounds      = 12                     // each some runs alone, then some beside bombs
 )
 
 // timesOf are the times of honest scripts: in process, and in workers.
@@ -159,7 +159,7 @@ func production(ctx context.Context) (*host, func(), error) {
 // settle waits until the workers that bombs have cost are there again.
 func (s *host) settle(ctx context.Context) error {
 	for range 1000 {
-		if st := s.pool.Stats(); st.Busy == 0 && st.Idle >= 3 {
+		if st := s.pool.Stats(); st.Busy == 0 && st.Idle >= 4 {
 			return nil
 		}
 		select {

@@ -2,8 +2,13 @@ package main
 
 import (
 	"context"
+	"math"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/bulkheadhq/bulkhead/bench/results"
 	"github.com/bulkheadhq/bulkhead/internal/guard"
@@ -11,7 +16,7 @@ import (
 )
 
 // guardCost measures what the guard adds: one decision, and a whole run with it
-// on and off, in alternation so that the machine's mood falls on both.
+// on and off.
 func guardCost(ctx context.Context, r *results.Report, s *services, length time.Duration) error {
 	probe, err := guard.OpenProbe("/")
 	if err != nil {
@@ -58,48 +63,82 @@ func guardCost(ctx context.Context, r *results.Report, s *services, length time.
 			Peer: "the seed's 110 µs", Ratio: 110 / at(.5),
 		}, nil)
 	}
-	// One pair is a short stretch with the guard on and one with it off, by the
-	// processor time of this process; the median of many pairs, each the other way
-	// round than the last, is not disturbed by what else the machine does.
-	const pairs, stretch = 400, 200
-	timed := func(sv *script.Service) (float64, error) {
-		began := processTime()
+	own, err := guard.OpenProbe("/") // the other is the guard's
+	if err != nil {
+		return err
+	}
+	defer func() { _ = own.Close() }()
+	look, err := batches(length/4, func() error { _, err := own.Read(false); return err })
+	if err != nil {
+		return err
+	}
+	r.Add(single("guard: one look at the memory, every 20 to 80 ms", "µs", look[len(look)/2], batch*len(look)), nil)
+	return s.guardShare(ctx, r)
+}
+
+// guardShare measures what the guard adds to a tiny run, in percent of the
+// processor time of the thread that does it. A measurement is two short stretches
+// with the guard on between two with it off, or the other way round, with no
+// garbage collection in between: the median of many is hardly disturbed by what
+// else the machine does.
+func (s *services) guardShare(ctx context.Context, r *results.Report) error {
+	const measurements, stretch, collect = 6000, 10, 100
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	timed := func(sv *script.Service) (time.Duration, error) {
+		began := threadTime()
 		for range stretch {
 			if err := s.execute(ctx, sv, tiny); err != nil {
 				return 0, err
 			}
 		}
-		return float64(processTime() - began), nil
+		return threadTime() - began, nil
 	}
 	var added []float64
-	for i := range pairs {
-		first, second := s.off, s.on
+	for i := range measurements {
+		if i%collect == 0 {
+			runtime.GC()
+		}
+		outer, inner := s.off, s.on
 		if i%2 == 1 {
-			first, second = second, first
+			outer, inner = inner, outer
 		}
-		a, err := timed(first)
-		if err != nil {
-			return err
+		var took [2]time.Duration
+		for k, sv := range []*script.Service{outer, inner, inner, outer} {
+			t, err := timed(sv)
+			if err != nil {
+				return err
+			}
+			took[(k+1)/2%2] += t
 		}
-		b, err := timed(second)
-		if err != nil {
-			return err
-		}
+		off, on := float64(took[0]), float64(took[1])
 		if i%2 == 1 {
-			a, b = b, a
+			off, on = on, off
 		}
-		added = append(added, 100*(b/a-1))
+		added = append(added, 100*(on/off-1))
 	}
 	slices.Sort(added)
-	r.Add(results.Row{
-		Name: "guard: processor time it adds to a tiny run", P50: added[pairs/2], P95: added[pairs*95/100], P99: added[pairs*99/100],
-		Unit: "%", N: 2 * pairs * stretch,
-	}, nil)
+	// The ranks between which the median of all possible measurements lies.
+	wide := int(1.96 * math.Sqrt(measurements) / 2)
+	const n = measurements * 4 * stretch
+	r.Add(single("guard: processor time it adds to a tiny run", "%", added[measurements/2], n), nil)
+	r.Add(single("   at least, with 95 % confidence", "%", added[measurements/2-wide], n), nil)
+	r.Add(single("   at most, with 95 % confidence", "%", added[measurements/2+wide], n), nil)
 	return nil
 }
 
+// threadTime returns the processor time of the calling thread.
+func threadTime() time.Duration {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts) != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+}
+
 // batch is how many decisions are timed at once.
-const batch = 1000
+const batch = 100
 
 // batches calls f again and again for a time, and returns how many microseconds it
 // took, on average over each batch, in order.

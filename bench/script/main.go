@@ -1,10 +1,10 @@
 // Command script measures scripts on this machine, in one run: a small program in
 // process and in a worker, next to bare goja and Node's vm; what the memory guard
 // costs; what 100,000 objects need; what eight bombs at once do to the scripts
-// beside them. It writes OUT/script.json in the form of the other suites. Absolute
+// beside them, and the same with 512 MiB for everything. It writes OUT/script.json in the form of the other suites. Absolute
 // figures are this machine's; the ratios are what counts.
 //
-//	script [-out DIR] [speed] [guard] [memory] [bombs]
+//	script [-out DIR] [speed] [guard] [memory] [bombs] [small]
 package main
 
 import (
@@ -60,7 +60,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	seconds := f.Float64("seconds", 3, "length of each throughput measurement")
 	node := f.String("node", "node", "Node.js program; left out where it is not there")
 	corpus := f.String("bombs", "internal/script/testdata/bombs", "folder of the bomb corpus")
-	runs := f.Int("runs", 4000, "honest runs alone, and as many beside bombs, 100 to 1000000")
+	runs := f.Int("runs", 12000, "honest runs alone, and as many beside bombs, 100 to 1000000")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -71,21 +71,27 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		return fmt.Errorf("-runs is %d; it must be between 100 and 1000000", *runs)
 	}
 	length := time.Duration(*seconds * float64(time.Second))
-	s, stop, err := start(ctx)
-	if err != nil {
-		return err
-	}
-	defer stop()
 	r := results.New("script", stdout)
 	r.Printf("\n== script (%d cores, %v a figure)\n", runtime.NumCPU(), length)
+	with := func(suite func(*services) error) func() error {
+		return func() error {
+			s, stop, err := start(ctx)
+			if err != nil {
+				return err
+			}
+			defer stop()
+			return suite(s)
+		}
+	}
 	for _, suite := range []struct {
 		name string
 		run  func() error
 	}{
-		{"speed", func() error { return peers(ctx, r, s, length, *node) }},
-		{"guard", func() error { return guardCost(ctx, r, s, length) }},
-		{"memory", func() error { return memory(ctx, r, s, *node) }},
+		{"speed", with(func(s *services) error { return peers(ctx, r, s, length, *node) })},
+		{"guard", with(func(s *services) error { return guardCost(ctx, r, s, length) })},
+		{"memory", with(func(s *services) error { return memory(ctx, r, s, *node) })},
 		{"bombs", func() error { return besideBombs(ctx, r, *corpus, *runs) }},
+		{"small", func() error { return besideBombsSmall(ctx, r, *corpus, *runs) }},
 	} {
 		if f.NArg() > 0 && !slices.Contains(f.Args(), suite.name) {
 			continue

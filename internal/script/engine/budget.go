@@ -22,16 +22,20 @@ const SmallSource = 8 << 10
 // does at most a few milliseconds of work under them, since nothing can stop it
 // inside.
 const (
-	smallInput   = 256 << 10 // bytes of input JSON
-	smallItems   = 32 << 10  // elements of an array that a built-in loops over
-	smallString  = 1 << 20   // length of a string that a built-in reads or makes
-	smallProduct = 64 << 20  // comparisons of one search or sort
-	smallAlloc   = 64 << 20  // bytes charged to, or attributed to, one run
-	smallNodes   = 20_000    // values of one JSON text
-	smallDepth   = 200       // nesting of one JSON text or of joins
-	smallTimers  = 1000      // timers set by one run
-	callOverhead = 1 << 10   // bytes charged for a call that allocates at all
-	jsonFactor   = 16        // bytes of heap for a byte of JSON, measured
+	smallInput    = 256 << 10 // bytes of input JSON
+	smallItems    = 32 << 10  // elements of an array that a built-in loops over
+	smallString   = 1 << 20   // length of a string that a built-in reads or makes
+	smallProduct  = 64 << 20  // comparisons of one search or sort
+	smallAlloc    = 64 << 20  // bytes charged to, or attributed to, one run
+	smallNodes    = 20_000    // values of one JSON text
+	smallDepth    = 200       // nesting of one JSON text or of joins
+	smallTimers   = 1000      // timers set by one run
+	smallPromised = 1000      // values of one Promise.all
+	smallRead     = 16 << 20  // length of all strings that one built-in reads
+	smallDigits   = 16 << 10  // length of a number's text
+	smallPieces   = 128 << 10 // strings that one split makes
+	callOverhead  = 1 << 10   // bytes charged for a call that allocates at all
+	jsonFactor    = 16        // bytes of heap for a byte of JSON, measured
 )
 
 // smallTime is the processor time that a run in process may use, unless its input

@@ -50,6 +50,65 @@ func smallArray(r *run, this goja.Value, _ []goja.Value) {
 	r.charge("an array", 16*n)
 }
 
+// builtIn returns the name of v and true if it is a function of the engine's or the
+// host's. Nothing stops a built-in that calls another again and again.
+func (r *run) builtIn(v goja.Value) (string, bool) {
+	if _, callable := goja.AssertFunction(v); !callable {
+		return "", false
+	}
+	if r.sourceOf == nil {
+		p := r.rt.Get("Function").ToObject(r.rt).Get("prototype").ToObject(r.rt)
+		r.sourceOf, _ = goja.AssertFunction(p.Get("toString"))
+	}
+	text, err := r.sourceOf(v)
+	if err != nil {
+		return "", true
+	}
+	name, ok := strings.CutSuffix(text.String(), "() { [native code] }")
+	return strings.TrimPrefix(name, "function "), ok
+}
+
+// callback moves the run where a built-in is to be called by another.
+func (r *run) callback(v goja.Value) {
+	if _, ok := r.builtIn(v); ok {
+		r.move("a built-in calls another one")
+	}
+}
+
+// smallEach is smallArray for what calls a function with each element. A built-in
+// may be that for few and short values.
+func smallEach(r *run, this goja.Value, args []goja.Value) {
+	o, n := r.items(this)
+	r.charge("an array", 16*n)
+	name, ok := r.builtIn(arg(args, 0))
+	if !ok || name == "Boolean" {
+		return
+	}
+	longest := int64(1)
+	for i := range n {
+		m := size(o.Get(strconv.FormatInt(i, 10)))
+		if m < 0 {
+			r.callback(args[0])
+		}
+		longest = max(longest, m)
+	}
+	if len(args) > 1 || times(n, longest) > smallString || name != "Number" && name != "String" {
+		r.callback(args[0])
+	}
+}
+
+func smallForEach(r *run, _ goja.Value, args []goja.Value) { r.callback(arg(args, 0)) }
+
+// smallThen lets promises be settled by each other: the functions that do that have
+// no name.
+func smallThen(r *run, _ goja.Value, args []goja.Value) {
+	for _, a := range args {
+		if name, ok := r.builtIn(a); ok && name != "" {
+			r.callback(a)
+		}
+	}
+}
+
 func smallRepeat(r *run, this goja.Value, args []goja.Value) {
 	if size(arg(args, 0)) != 32 && len(args) > 0 {
 		r.move("repeat by something that is no number")
@@ -153,9 +212,11 @@ func smallReplace(all bool) check {
 			}
 			if all {
 				matches = n/max(1, m) + 1
+				r.charge("replaceAll", 256*matches)
 			}
 		}
 		if repl, ok := arg(args, 1).(*goja.Object); ok {
+			r.callback(repl)
 			if _, callable := goja.AssertFunction(repl); !callable {
 				r.move("a replacement that is an object")
 			}
@@ -170,6 +231,8 @@ func smallSplit(r *run, this goja.Value, args []goja.Value) {
 		r.matching(re, this, true)
 	} else if m := r.text(arg(args, 0)); times(n, max(1, m)) > smallProduct {
 		r.move("a search over a long string")
+	} else if n/max(1, m) > smallPieces {
+		r.move("a split of a long string into short ones")
 	}
 	r.charge("split", 32*n)
 }
@@ -248,6 +311,7 @@ func smallSort(r *run, this goja.Value, args []goja.Value) {
 	o, n := r.items(this)
 	r.charge("sort", 32*n)
 	if !goja.IsUndefined(arg(args, 0)) {
+		r.callback(args[0])
 		return
 	}
 	longest := int64(1)
@@ -308,11 +372,62 @@ func (r *run) objectLength(o *goja.Object) int64 {
 	return 0
 }
 
-func smallIterables(r *run, _ goja.Value, args []goja.Value) {
-	r.iterable(arg(args, 0))
+// handed allows v to be iterated by a built-in that also reads each value, as a
+// number or as a key.
+func (r *run) handed(v goja.Value) {
+	r.iterable(v)
+	o, ok := v.(*goja.Object)
+	if !ok {
+		return
+	}
+	if _, _, ok := asArray(o); !ok {
+		if name := o.GetSymbol(goja.SymToStringTag); name != nil && strings.HasSuffix(name.String(), "Iterator") {
+			r.move("a built-in reads what an iterator gives")
+		}
+		return // the keys of a map or a set were read before
+	}
+	left := int64(smallRead)
+	r.read(o, 1, &left)
 }
 
-func smallFrom(r *run, this goja.Value, args []goja.Value) {
+// read takes the lengths of the texts in an array from left, and of those in the
+// arrays in it.
+func (r *run) read(v goja.Value, depth int, left *int64) {
+	o, n := r.items(v)
+	for i := range n {
+		e := o.Get(strconv.FormatInt(i, 10))
+		if *left -= max(0, size(e)); *left < 0 {
+			r.move("a built-in reads many long strings")
+		}
+		if depth > 0 && isArray(e) {
+			r.read(e, depth-1, left)
+		}
+	}
+}
+
+func smallIterables(r *run, _ goja.Value, args []goja.Value) {
+	r.handed(arg(args, 0))
+}
+
+// smallNumber is smallText for what reads a number, in quadratic time.
+func smallNumber(r *run, this goja.Value, args []goja.Value) {
+	smallText(r, this, args)
+	if size(arg(args, 0)) > smallDigits {
+		r.move("a number with many digits")
+	}
+}
+
+// smallPromises is smallIterables for what makes promises of the values, which
+// takes microseconds for each.
+func smallPromises(r *run, _ goja.Value, args []goja.Value) {
+	r.iterable(arg(args, 0))
+	if o, ok := arg(args, 0).(*goja.Object); ok && r.objectLength(o) > smallPromised {
+		r.move("many promises at once")
+	}
+}
+
+func smallFrom(r *run, _ goja.Value, args []goja.Value) {
+	r.callback(arg(args, 1)) // a built-in could add to what is iterated, without end
 	o, ok := arg(args, 0).(*goja.Object)
 	if ok && o.ClassName() == "Object" && o.ExportType().Kind() == reflect.Map && o.GetSymbol(goja.SymIterator) == nil {
 		n := o.Get("length")
@@ -321,7 +436,7 @@ func smallFrom(r *run, this goja.Value, args []goja.Value) {
 		}
 		return
 	}
-	smallIterables(r, this, args)
+	r.iterable(arg(args, 0))
 }
 
 // object allows a built-in to go through the properties of v.
@@ -370,6 +485,7 @@ func smallParse(r *run, _ goja.Value, args []goja.Value) {
 	if s, ok := arg(args, 0).(goja.String); ok && (n > smallInput || jsonDepth(s.String()) > smallDepth) {
 		r.move("JSON that is long or deep")
 	}
+	r.callback(arg(args, 1))
 	r.charge("JSON.parse", jsonFactor*n)
 }
 

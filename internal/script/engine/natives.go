@@ -18,6 +18,9 @@ const (
 	inObject
 	inArrayConstructor
 	inPromise
+	inPromises
+	inMap
+	inSet
 	inJSON
 	holderCount
 )
@@ -29,7 +32,8 @@ var holderOf = [holderCount]struct {
 }{
 	inString: {"String", true}, inArray: {"Array", true}, inRegExp: {"RegExp", true},
 	inObject: {"Object", false}, inArrayConstructor: {"Array", false},
-	inPromise: {"Promise", false}, inJSON: {"JSON", false},
+	inPromise: {"Promise", false}, inPromises: {"Promise", true},
+	inMap: {"Map", true}, inSet: {"Set", true}, inJSON: {"JSON", false},
 }
 
 // check looks at a call before the built-in runs. It returns when the call may
@@ -77,10 +81,15 @@ func natives() []native {
 		{in: inArray, name: "includes", length: 1, small: smallFind},
 		{in: inArrayConstructor, name: "from", length: 1, small: smallFrom},
 		{in: inObject, name: "fromEntries", length: 1, small: smallIterables},
-		{in: inPromise, name: "all", length: 1, small: smallIterables},
-		{in: inPromise, name: "allSettled", length: 1, small: smallIterables},
-		{in: inPromise, name: "any", length: 1, small: smallIterables},
-		{in: inPromise, name: "race", length: 1, small: smallIterables},
+		{in: inPromise, name: "all", length: 1, small: smallPromises},
+		{in: inPromise, name: "allSettled", length: 1, small: smallPromises},
+		{in: inPromise, name: "any", length: 1, small: smallPromises},
+		{in: inPromise, name: "race", length: 1, small: smallPromises},
+		{in: inPromises, name: "then", length: 2, small: smallThen},
+		{in: inPromises, name: "catch", length: 1, small: smallThen},
+		{in: inPromises, name: "finally", length: 1, small: smallThen},
+		{in: inMap, name: "forEach", length: 1, small: smallForEach},
+		{in: inSet, name: "forEach", length: 1, small: smallForEach},
 		{in: inJSON, name: "parse", length: 2, small: smallParse, charge: chargeParse},
 		{in: inJSON, name: "stringify", length: 3, small: smallStringify},
 	}
@@ -94,11 +103,12 @@ func natives() []native {
 	each(inString, smallText, `endsWith/1 includes/1 indexOf/1 lastIndexOf/1 localeCompare/1 startsWith/1
 		slice/2 substr/2 substring/2 toLocaleLowerCase/0 toLocaleUpperCase/0 toLowerCase/0 toUpperCase/0
 		trim/0 trimEnd/0 trimLeft/0 trimRight/0 trimStart/0`)
-	each(inArray, smallArray, `copyWithin/2 entries/0 every/1 filter/1 find/1 findIndex/1 findLast/1
-		findLastIndex/1 forEach/1 keys/0 map/1 reduce/1 reduceRight/1 reverse/0 shift/0 slice/2 some/1
-		splice/2 unshift/1 values/0`)
+	each(inArray, smallArray, `copyWithin/2 entries/0 keys/0 reverse/0 shift/0 slice/2 splice/2 unshift/1
+		values/0`)
+	each(inArray, smallEach, `every/1 filter/1 find/1 findIndex/1 findLast/1 findLastIndex/1 forEach/1 map/1
+		reduce/1 reduceRight/1 some/1`)
 	each(inObject, smallObjects, `assign/2 entries/1 freeze/1 isFrozen/1 isSealed/1 keys/1 values/1`)
-	each(inGlobal, smallText, `decodeURI/1 decodeURIComponent/1 encodeURI/1 encodeURIComponent/1
-		parseFloat/1 parseInt/2`)
+	each(inGlobal, smallText, `decodeURI/1 decodeURIComponent/1 encodeURI/1 encodeURIComponent/1`)
+	each(inGlobal, smallNumber, `parseFloat/1 parseInt/2`)
 	return list
 }

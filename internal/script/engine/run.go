@@ -28,6 +28,7 @@ type run struct {
 	ctx       context.Context //nolint:containedctx // it is the run's own, and the sampler watches it
 	replay    *replay
 	holders   [holderCount]*goja.Object
+	sourceOf  goja.Callable // Function.prototype.toString, once it was needed
 	installed map[string]bool
 	timers    timers
 	thread    int           // the kernel's number of the thread that it runs on
@@ -421,6 +422,7 @@ func (r *run) installAsks() {
 	}
 	ask(askKey, r.askKey)
 	ask(askIterable, r.iterable)
+	ask(askHanded, r.handed)
 	ask(askObject, r.object)
 	ask(askText, func(v goja.Value) {
 		n := size(v)

@@ -19,6 +19,7 @@ import (
 const (
 	askKey      = "\x00key"      // obj[k]: may this name be read?
 	askIterable = "\x00iterable" // ...x: how long is it?
+	askHanded   = "\x00handed"   // f(...x), new Set(x): how much would a built-in read?
 	askObject   = "\x00object"   // {...x}: how large is it?
 	askText     = "\x00text"     // `${x}`: charge its length
 	askBytes    = "\x00bytes"    // new Float64Array(n), in workers: charge n × 8
@@ -301,12 +302,12 @@ func (a *analysis) call(n *ast.CallExpression) {
 			a.fine[id] = true
 		}
 	}
-	a.askSpread(n.ArgumentList, askIterable)
+	a.askSpread(n.ArgumentList, askHanded)
 }
 
 // construct looks at new X(...).
 func (a *analysis) construct(n *ast.NewExpression) {
-	a.askSpread(n.ArgumentList, askIterable)
+	a.askSpread(n.ArgumentList, askHanded)
 	id, ok := n.Callee.(*ast.Identifier)
 	if !ok {
 		return
@@ -319,7 +320,7 @@ func (a *analysis) construct(n *ast.NewExpression) {
 			a.deny("it fills a %s from a spread", name)
 			return
 		}
-		n.ArgumentList[0] = a.ask(askIterable, n.ArgumentList[0])
+		n.ArgumentList[0] = a.ask(askHanded, n.ArgumentList[0])
 	}
 }
 

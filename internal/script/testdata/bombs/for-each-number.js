@@ -1,0 +1,4 @@
+// forEach of a map with a built-in that takes milliseconds for each value
+// end: time_limit
+// time: 1000
+const s = "1".repeat(1e6); const m = new Map(new Array(32000).fill(s).map((x, i) => [i, x])); m.forEach(Number); m.size
