@@ -30,7 +30,7 @@ func besideBombsSmall(ctx context.Context, r *results.Report, corpus string, run
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(out)) }()
 	// A shell moves itself in before it becomes the bench.
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, enter, //nolint:gosec // our own paths
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", `echo $$ > "$0/cgroup.procs" && exec "$@"`, enter,
 		"/proc/"+strconv.Itoa(os.Getpid())+"/exe", "-out", out, "-bombs", corpus, "-runs", strconv.Itoa(runs), "bombs")
 	text, err := cmd.CombinedOutput()
 	if err != nil {
