@@ -148,6 +148,8 @@ type ResizeCmd struct {
 	Memory    Bytes   `help:"Limit of memory; not below what is in use." placeholder:"SIZE"`
 	Pids      int64   `help:"Limit of processes and threads." placeholder:"N"`
 	Bandwidth int64   `help:"Network rate each way, in kbit/s." placeholder:"KBPS"`
+	Packets   int64   `help:"Network rate each way, in packets a second." placeholder:"N"`
+	Prints    int64   `name:"output-mb-per-second" help:"How fast its programs print together." placeholder:"MIB"`
 }
 
 // Run changes it.
@@ -156,7 +158,9 @@ func (c *ResizeCmd) Run(ctx context.Context, a *App) error {
 	if err != nil {
 		return err
 	}
-	got, err := cl.Resize(ctx, c.ID, bulkhead.Limits{CPU: c.CPU, MemoryMB: c.Memory.MiB(), Pids: c.Pids, BandwidthKbps: c.Bandwidth})
+	got, err := cl.Resize(ctx, c.ID, bulkhead.Limits{
+		CPU: c.CPU, MemoryMB: c.Memory.MiB(), Pids: c.Pids, BandwidthKbps: c.Bandwidth, PacketsPerSecond: c.Packets, OutputMBPerSecond: c.Prints,
+	})
 	if err != nil {
 		return err
 	}
@@ -164,5 +168,6 @@ func (c *ResizeCmd) Run(ctx context.Context, a *App) error {
 		return a.printJSON(got)
 	}
 	l := got.Limits
-	return a.line(fmt.Sprintf("%s: %s cores, %s memory, %d processes, %d kbit/s", c.ID, number(l.CPU), mib(l.MemoryMB), l.Pids, l.BandwidthKbps))
+	return a.line(fmt.Sprintf("%s: %s cores, %s memory, %d processes, %d kbit/s, %d packets/s, output %d MiB/s",
+		c.ID, number(l.CPU), mib(l.MemoryMB), l.Pids, l.BandwidthKbps, l.PacketsPerSecond, l.OutputMBPerSecond))
 }

@@ -33,6 +33,33 @@ type QuotaFlags struct {
 	SandboxDiskMB    *int64         `name:"sandbox-disk-mb" help:"Disk of one sandbox." placeholder:"MIB"`
 	SandboxPids      *int64         `name:"sandbox-pids" help:"Processes and threads of one sandbox." placeholder:"N"`
 	SandboxBandwidth *int64         `name:"sandbox-bandwidth-kbps" help:"Network rate of one sandbox, each way." placeholder:"KBPS"`
+	SandboxPackets   *int64         `name:"sandbox-packets" help:"Packets a second of one sandbox, each way." placeholder:"N"`
+	SandboxConns     *int64         `name:"sandbox-connections" help:"Connections to the outside of one sandbox." placeholder:"N"`
+	SandboxOutput    *int64         `name:"sandbox-output-mb" help:"What one program of a sandbox prints." placeholder:"MIB"`
+	SandboxPrints    *int64         `name:"sandbox-output-mb-per-second" help:"How fast the programs of one sandbox print." placeholder:"MIB"`
+	SandboxFiles     *int64         `name:"sandbox-open-files" help:"Open files of one program of a sandbox." placeholder:"N"`
+	SandboxCPUTime   *int64         `name:"sandbox-cpu-seconds" help:"Processor time of one program of a sandbox." placeholder:"N"`
+}
+
+// sandboxField is one of the whole numbers that bound one sandbox.
+type sandboxField struct {
+	json, shown, unit string
+	given             *int64
+	of                func(*bulkhead.Limits) *int64
+}
+
+// sandboxFields are those that have no name of their own among a quota's sums.
+func (f QuotaFlags) sandboxFields() []sandboxField {
+	return []sandboxField{
+		{"pids", "pids", "", f.SandboxPids, func(l *bulkhead.Limits) *int64 { return &l.Pids }},
+		{"bandwidthKbps", "bandwidth", " kbit/s", f.SandboxBandwidth, func(l *bulkhead.Limits) *int64 { return &l.BandwidthKbps }},
+		{"packetsPerSecond", "packets", "/s", f.SandboxPackets, func(l *bulkhead.Limits) *int64 { return &l.PacketsPerSecond }},
+		{"connections", "connections", "", f.SandboxConns, func(l *bulkhead.Limits) *int64 { return &l.Connections }},
+		{"outputMB", "output", " MiB", f.SandboxOutput, func(l *bulkhead.Limits) *int64 { return &l.OutputMB }},
+		{"outputMBPerSecond", "output rate", " MiB/s", f.SandboxPrints, func(l *bulkhead.Limits) *int64 { return &l.OutputMBPerSecond }},
+		{"openFiles", "open files", "", f.SandboxFiles, func(l *bulkhead.Limits) *int64 { return &l.OpenFiles }},
+		{"cpuSeconds", "cpu time", " s", f.SandboxCPUTime, func(l *bulkhead.Limits) *int64 { return &l.CPUSeconds }},
+	}
 }
 
 // over returns q with the fields that are given.
@@ -50,8 +77,9 @@ func (f QuotaFlags) over(q bulkhead.Quota) bulkhead.Quota {
 	set(&q.Sandbox.CPU, f.SandboxCPU)
 	set(&q.Sandbox.MemoryMB, f.SandboxMemoryMB)
 	set(&q.Sandbox.DiskMB, f.SandboxDiskMB)
-	set(&q.Sandbox.Pids, f.SandboxPids)
-	set(&q.Sandbox.BandwidthKbps, f.SandboxBandwidth)
+	for _, x := range f.sandboxFields() {
+		set(x.of(&q.Sandbox), x.given)
+	}
 	return q
 }
 
@@ -77,8 +105,9 @@ func (f QuotaFlags) fields() map[string]any {
 	give(sandbox, "cpu", f.SandboxCPU)
 	give(sandbox, "memoryMB", f.SandboxMemoryMB)
 	give(sandbox, "diskMB", f.SandboxDiskMB)
-	give(sandbox, "pids", f.SandboxPids)
-	give(sandbox, "bandwidthKbps", f.SandboxBandwidth)
+	for _, x := range f.sandboxFields() {
+		give(sandbox, x.json, x.given)
+	}
 	if len(sandbox) > 0 {
 		out["sandbox"] = sandbox
 	}
@@ -93,7 +122,7 @@ func give[T any](into map[string]any, name string, given *T) {
 
 // quotaRows are a quota as people read it, beside the tier's that it overrides.
 func quotaRows(q bulkhead.Quota) [][]string {
-	return [][]string{
+	rows := [][]string{
 		{"sandboxes", most(float64(q.Sandboxes), "")},
 		{"cpu", most(q.CPU, "")},
 		{"memory", mostMiB(q.MemoryMB)},
@@ -105,9 +134,11 @@ func quotaRows(q bulkhead.Quota) [][]string {
 		{"sandbox cpu", most(q.Sandbox.CPU, "")},
 		{"sandbox memory", mostMiB(q.Sandbox.MemoryMB)},
 		{"sandbox disk", mostMiB(q.Sandbox.DiskMB)},
-		{"sandbox pids", most(float64(q.Sandbox.Pids), "")},
-		{"sandbox bandwidth", most(float64(q.Sandbox.BandwidthKbps), " kbit/s")},
 	}
+	for _, x := range (QuotaFlags{}).sandboxFields() {
+		rows = append(rows, []string{"sandbox " + x.shown, most(float64(*x.of(&q.Sandbox)), x.unit)})
+	}
+	return rows
 }
 
 // TenantLsCmd lists tenants.
