@@ -22,7 +22,6 @@ import (
 
 func main() {
 	if worker.Is(os.Args[0]) {
-		_ = cgroup.Expendable() // it works as well at the server's rank
 		os.Exit(worker.Main(os.Args[1:]))
 	}
 	if jail.Is(os.Args) {

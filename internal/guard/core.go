@@ -85,6 +85,9 @@ type Claim struct {
 	Tier string
 	// Budget is that budget. A zero one is that of Config.Tiers.
 	Budget TierBudget
+	// Yields is for what is likely to run long: it leaves a few of the places to
+	// claims that do not yield.
+	Yields bool
 	// Standing is for what is made once and then stays for long, such as a
 	// sandbox: it counts among those being made, MaxStarting at once, until
 	// [Grant.Settle], and never among the runs.
@@ -124,6 +127,14 @@ type tierUse struct {
 	count int
 }
 
+// yielded is how many places are left to claims that do not yield, where there are
+// four times as many, and slightPart what part of the budget a slight claim needs at
+// most.
+const (
+	yielded    = 2
+	slightPart = 256
+)
+
 // bypassFor is how long smaller claims may overtake one that does not fit.
 const bypassFor = time.Second
 
@@ -144,7 +155,7 @@ type Core struct {
 	pending  int64 // cost of what was admitted less than Ramp ago, and of what is being made
 	recent   []*Ticket
 	tiers    map[string]tierUse
-	waiting  [kinds * priorityCount][]*Ticket
+	waiting  [kinds * 2 * priorityCount][]*Ticket
 	queued   int
 	hold     time.Duration // moving average of how long a grant is held
 
@@ -272,7 +283,7 @@ func (c *Core) take(now time.Time, t *Ticket) error {
 		return err
 	}
 	c.settle(now)
-	if c.queued == 0 && c.fits(claim) {
+	if (c.queued == 0 || c.slight(claim)) && c.fits(claim) {
 		c.admit(now, t)
 		return nil
 	}
@@ -363,7 +374,17 @@ func (c *Core) budgetOf(claim *Claim) TierBudget {
 }
 
 // full reports whether as many of claim's kind are active as may be.
-func (c *Core) full(claim *Claim) bool { return c.active[claim.kind()] >= c.most[claim.kind()] }
+func (c *Core) full(claim *Claim) bool {
+	most := c.most[claim.kind()]
+	if claim.Yields {
+		most -= min(yielded, most/4)
+	}
+	return c.active[claim.kind()] >= most
+}
+
+// slight reports whether claim needs so little that it delays no other by what it
+// takes: it goes past those that wait for memory.
+func (c *Core) slight(claim *Claim) bool { return !claim.Yields && claim.Cost <= c.budget()/slightPart }
 
 // fits reports whether claim may run beside what runs. Call settle before it.
 func (c *Core) fits(claim *Claim) bool {
@@ -487,13 +508,14 @@ func (c *Core) unqueue(t *Ticket) {
 //
 // The order is weight × time waited. A ticket that does not fit may be
 // overtaken by the heads of the other classes, but once it has waited a second
-// nothing that comes after it passes: it cannot starve.
+// nothing that comes after it passes but what is slight: it cannot starve.
 func (c *Core) Admit(now time.Time) *Ticket {
 	if c.queued == 0 || c.level == LevelCritical {
 		return nil
 	}
 	c.settle(now)
 	var tried [len(c.waiting)]bool
+	barred := false
 	for range c.waiting {
 		best, score := -1, -1.0
 		for i, q := range c.waiting {
@@ -508,21 +530,25 @@ func (c *Core) Admit(now time.Time) *Ticket {
 			return nil
 		}
 		t := c.waiting[best][0]
-		if c.fits(&t.claim) {
+		if c.fits(&t.claim) && (!barred || c.slight(&t.claim)) {
 			c.unqueue(t)
 			c.admit(now, t)
 			return t
 		}
-		if now.Sub(t.at) >= bypassFor && !c.full(&t.claim) && !c.tierFull(t.claim) {
-			return nil
-		}
+		barred = barred || now.Sub(t.at) >= bypassFor && !c.full(&t.claim) && !c.tierFull(t.claim)
 		tried[best] = true //nolint:gosec // best is an index of waiting
 	}
 	return nil
 }
 
 // queue returns the index of the queue that the claim waits in.
-func (c *Claim) queue() int { return int(c.kind())*priorityCount + c.Priority.index() }
+func (c *Claim) queue() int {
+	lane := int(c.kind()) * 2
+	if c.Yields {
+		lane++
+	}
+	return lane*priorityCount + c.Priority.index()
+}
 
 // tierFull reports whether it is claim's own tier that holds it back; such a
 // claim must not hold back the other tiers.

@@ -198,7 +198,7 @@ func TestTierDoesNotHoldBackOthers(t *testing.T) {
 	c.Observe(epoch, at(0.1))
 	first, _ := c.Offer(epoch, Claim{Cost: mib, Tier: "free"})
 	second, _ := c.Offer(epoch, Claim{Cost: mib, Tier: "free"})
-	paid, _ := c.Offer(epoch, Claim{Cost: mib, Tier: "pro", Priority: PriorityHigh})
+	paid, _ := c.Offer(epoch, Claim{Cost: 50 * mib, Tier: "pro", Priority: PriorityHigh})
 	later := epoch.Add(3 * time.Second)
 	if got := c.Admit(later); got != paid {
 		t.Fatalf("the paid claim did not pass the free tier's second")
@@ -271,6 +271,40 @@ func TestBigClaimIsNotStarved(t *testing.T) {
 	t.Fatal("the big claim was never admitted")
 }
 
+// TestYields: what may run long leaves places to what does not, and what is slight
+// goes past what waits for memory, however long.
+func TestYields(t *testing.T) {
+	c := newCore(t, Config{MaxConcurrent: 10, Ramp: time.Hour})
+	c.Observe(epoch, at(0))
+	for i := range 9 {
+		tk, err := c.Offer(epoch, Claim{Cost: 100 * mib, Yields: true})
+		if err != nil || (tk.state == ticketAdmitted) != (i < 8) {
+			t.Fatalf("claim %d that yields: %+v, %v", i, tk, err)
+		}
+	}
+	for i := range 3 {
+		tk, err := c.Offer(epoch, Claim{Cost: mib})
+		if err != nil || (tk.state == ticketAdmitted) != (i < 2) {
+			t.Fatalf("claim %d that does not: %+v, %v", i, tk, err)
+		}
+	}
+	c = newCore(t, Config{MaxConcurrent: 10, Ramp: time.Hour})
+	c.Observe(epoch, at(0.7))
+	big, _ := c.Offer(epoch, Claim{Cost: 300 * mib, Yields: true})
+	later := epoch.Add(2 * bypassFor)
+	if tk := c.Admit(later); tk != nil {
+		t.Fatalf("admitted %+v", tk)
+	}
+	slight, _ := c.Offer(later, Claim{Cost: mib})
+	medium, _ := c.Offer(later, Claim{Cost: 20 * mib})
+	if slight.state != ticketAdmitted || medium.state != ticketWaiting || big.state != ticketWaiting {
+		t.Errorf("slight %v, medium %v, big %v; want the first alone admitted", slight.state, medium.state, big.state)
+	}
+	if tk := c.Admit(later); tk != nil {
+		t.Errorf("%+v passed one that has waited for %v", tk, 2*bypassFor)
+	}
+}
+
 // TestInvariants offers, releases and observes at random: what is booked is
 // never more than allowed, nothing is lost, and all ends at zero.
 func TestInvariants(t *testing.T) {
@@ -284,7 +318,7 @@ func TestInvariants(t *testing.T) {
 		case 0, 1:
 			tier := [...]string{"", "a", "b"}[rnd.IntN(3)]
 			tk, err := c.Offer(now, Claim{
-				Cost: int64(rnd.IntN(300)) * mib, Tier: tier, Priority: Priority(rnd.IntN(3) - 1), Standing: rnd.IntN(3) == 0,
+				Cost: int64(rnd.IntN(300)) * mib, Tier: tier, Priority: Priority(rnd.IntN(3) - 1), Standing: rnd.IntN(3) == 0, Yields: rnd.IntN(2) == 0,
 			})
 			if err == nil {
 				live[tk] = true

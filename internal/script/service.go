@@ -332,7 +332,7 @@ func (s *Service) inProcess(ctx context.Context, res *Result, c compiled, in eng
 	}
 	known := s.learner.Kind(c.local, int64(len(in.JSON)))
 	claim.Cost, _ = known.Estimate(engine.InProcessMemory)
-	claim.Cost = max(least, claim.Cost)
+	claim.Cost, claim.Yields = max(least, claim.Cost), !c.habit.quick.Load()
 	grant, err := s.cfg.Guard.AcquireClaim(ctx, claim)
 	if err != nil {
 		return false, err
@@ -379,16 +379,18 @@ func (s *Service) inWorker(ctx context.Context, res *Result, source string, in e
 	known := s.learner.Kind("worker "+res.Fingerprint, int64(len(in.JSON)))
 	most := in.Limits.MemoryMB << 20
 	cost, _ := known.Estimate(most)
-	claim.Cost = min(cost, most) + workerOverhead
+	claim.Cost = min(cost, most)
+	h := s.habit(res.Fingerprint)
+	class := h.class(claim.Priority)
+	if claim.Yields = class != worker.ClassQuick; claim.Yields {
+		claim.Cost += workerOverhead // the others find one that is there
+	}
 	grant, err := s.cfg.Guard.AcquireClaim(ctx, claim)
 	if err != nil {
 		return err
 	}
 	defer grant.Release()
-	h := s.habit(res.Fingerprint)
-	out, err := s.cfg.Pool.Do(ctx, worker.Task{
-		Source: source, Input: in, Class: h.class(claim.Priority),
-	})
+	out, err := s.cfg.Pool.Do(ctx, worker.Task{Source: source, Input: in, Class: class})
 	if err != nil {
 		return err
 	}

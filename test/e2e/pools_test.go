@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"io"
 	"maps"
 	"net/http"
@@ -150,19 +151,8 @@ func TestPoolsFromOutside(t *testing.T) {
 	if after.Use.Total-before.Use.Total != 3 || after.RestoreTime <= 0 || after.WarmSeconds <= before.WarmSeconds || !after.Pinned {
 		t.Errorf("before %+v, after %+v", before, after)
 	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.http+"/metrics", http.NoBody)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("X-API-KEY", s.key)
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil || !strings.Contains(string(text), `bulkhead_pool_misses_total{cause="disk",template="base"}`) {
-		t.Errorf("metrics: %v\n%s", err, text)
+	if text := s.metrics(t); !strings.Contains(text, `bulkhead_pool_misses_total{cause="disk",template="base"}`) {
+		t.Errorf("metrics:\n%s", text)
 	}
 	if f, err := s.client.PredictPool(t.Context(), "base", 3*time.Hour); err != nil || f.Use.Total < 3 || f.Mean <= 0 {
 		t.Errorf("forecast: %+v, %v", f, err)
@@ -307,4 +297,23 @@ func TestTemplateVersions(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.awaitPool(t, name, func(p client.Pool) bool { return p.Warm+p.Cold+p.Making == 0 })
+}
+
+// metrics returns what /metrics says.
+func (s *server) metrics(t *testing.T) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.http+"/metrics", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("X-API-KEY", s.key)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(resp.Body)
+	if err := errors.Join(err, resp.Body.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }

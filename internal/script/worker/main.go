@@ -17,6 +17,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/cgroup"
 	"github.com/bulkheadhq/bulkhead/internal/script/engine"
 )
 
@@ -49,6 +50,7 @@ const stuckCode = 3
 // The arguments are a user ID, 0 for "stay who I am", and a directory to take as
 // root, "" for none.
 func Main(args []string) int {
+	_ = cgroup.Expendable() // it works as well at the server's rank
 	if err := serve(args); err != nil && !errors.Is(err, io.EOF) {
 		fmt.Fprintln(os.Stderr, "worker:", err)
 		return 1
