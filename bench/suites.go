@@ -84,16 +84,21 @@ func lifecycle(ctx context.Context, o options, r *report) error {
 	if err := o.pin(ctx, 4, 2); err != nil {
 		return err
 	}
-	create := measure(ctx, max(o.n, 30), func(ctx context.Context) (time.Duration, error) {
-		began := time.Now()
-		sb, err := c.Create(ctx, request())
-		took := time.Since(began)
-		if err != nil {
-			return took, err
-		}
-		defer func() { _ = o.settled(ctx) }() // else the next create says so
-		return took, drop(ctx, c, sb.ID())
-	})
+	create := func(env map[string]string) sample {
+		return measure(ctx, max(o.n, 30), func(ctx context.Context) (time.Duration, error) {
+			req := request()
+			req.Env = env
+			began := time.Now()
+			sb, err := c.Create(ctx, req)
+			took := time.Since(began)
+			if err != nil {
+				return took, err
+			}
+			defer func() { _ = o.settled(ctx) }() // else the next create says so
+			return took, drop(ctx, c, sb.ID())
+		})
+	}
+	created, withEnv := create(nil), create(map[string]string{"A": "1"})
 	docker := map[string]sample{}
 	for _, x := range []struct{ name, code string }{{"first result", plain}, {"first result with pandas", pandas}} {
 		others := map[string]sample{}
@@ -103,7 +108,8 @@ func lifecycle(ctx context.Context, o options, r *report) error {
 		docker[x.code] = others["docker run"]
 		ours := first(x.code)
 		if x.code == plain {
-			r.add("create over HTTP, from the pool", create, "docker run", peer(docker[plain]))
+			r.add("create over HTTP, from the pool", created, "docker run", peer(docker[plain]))
+			r.add("   the same with variables of its own", withEnv, "docker run", peer(docker[plain]))
 		}
 		r.add("create → "+x.name+", from the pool", ours, "docker run", peer(docker[x.code]))
 		for _, name := range []string{"docker run", "runc run", "bare process"} {

@@ -45,9 +45,10 @@
 //
 // api decodes and checks the key → node.Create books a place and asks
 // pool.Acquire for a box: a warm one, a cold one to restore, or a new one → node
-// binds it, all at once: limits and egress on the host (host.Part.Bind), identity
-// and env in the box (POST /init), the row in the store → 201. From then on
-// proxy.Proxy reaches the box by the address that node.Route gives it.
+// binds it: limits and egress on the host (host.Part.Bind), then at once the row in
+// the store and, in the box, what the request wants otherwise than the box was
+// told while it waited (POST /init) → 201. From then on proxy.Proxy reaches the
+// box by the address that node.Route gives it.
 //
 // # How a sandbox ends
 //

@@ -25,8 +25,9 @@ const EnvdVersion = "0.6.4"
 const GuestDir = "/opt/bulkhead"
 
 // Init binds a box to its sandbox: it is POSTed as JSON to /init on [EnvdPort]
-// when the box is leased, and once before, while it waits, as a rehearsal for
-// nobody. The answer is 204.
+// as soon as the box is there, with names, token and seeds that nobody has yet,
+// and once more when it is leased to a request that wants something else, such as
+// variables. The answer is 204.
 type Init struct {
 	// SandboxID and TemplateID are shown in the box, as E2B_SANDBOX_ID and
 	// E2B_TEMPLATE_ID and in files under /run/e2b.

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -60,6 +61,9 @@ func (n *Node) Create(ctx context.Context, req bulkhead.CreateRequest) (_ bulkhe
 		admitted.Ended(-1)
 		return bulkhead.Sandbox{}, refusal(err)
 	}
+	if box.Told.SandboxID != "" {
+		booking.Name(box.Told.SandboxID)
+	}
 	l := newLease(box, booking)
 	l.admitted = admitted
 	l.sb = sandbox(req, t, booking.Allocation(), box)
@@ -104,10 +108,10 @@ func sandbox(req bulkhead.CreateRequest, t bulkhead.Template, a bulkhead.Allocat
 		EnvdVersion: boxrpc.EnvdVersion, Address: box.Part.Addr().String(), Box: box.ID,
 	}
 	if req.Secure {
-		sb.EnvdToken = rand.Text() + rand.Text()
+		sb.EnvdToken = cmp.Or(box.Told.AccessToken, newToken())
 	}
 	if req.PrivateTraffic {
-		sb.TrafficToken = rand.Text() + rand.Text()
+		sb.TrafficToken = newToken()
 	}
 	return sb
 }
@@ -116,9 +120,12 @@ func sandbox(req bulkhead.CreateRequest, t bulkhead.Template, a bulkhead.Allocat
 // random bits.
 func newID() string { return "i" + strings.ToLower(rand.Text())[:20] }
 
+// newToken returns a token of 260 random bits.
+func newToken() string { return rand.Text() + rand.Text() }
+
 // bind makes the box the sandbox's: first limits and egress on the host, since a
-// change of them may lose packets, then identity in the box and the row in the
-// store at once.
+// change of them may lose packets, then at once the row in the store and, unless
+// the box was told all of it while it waited, the identity in the box.
 func (n *Node) bind(ctx context.Context, l *lease, req bulkhead.CreateRequest, t bulkhead.Template) error {
 	sb := l.sb
 	egress, err := sb.Network.Egress(sb.AllowInternet)
@@ -146,12 +153,14 @@ func (n *Node) bind(ctx context.Context, l *lease, req bulkhead.CreateRequest, t
 		return nil
 	})
 	// The last one is the first to run: it is the one that waits for somebody.
-	g.Go(func() error {
-		ctx, end := trace.Stage(ctx, "identity")
-		err := n.initBox(ctx, l.box, n.identity(sb, req, t))
-		end(err)
-		return err
-	})
+	if id := n.identity(sb, req, t); !holds(l.box.Told, id) {
+		g.Go(func() error {
+			ctx, end := trace.Stage(ctx, "identity")
+			err := n.initBox(ctx, l.box, id)
+			end(err)
+			return err
+		})
+	}
 	return g.Wait() //nolint:wrapcheck // wrapped above
 }
 

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"strconv"
 	"time"
 
@@ -22,9 +23,10 @@ import (
 // sending it again is TCP's business only after a second.
 const readyTry = 25 * time.Millisecond
 
-// Ready blocks until the box answers over its network and has rehearsed what its
-// lease will ask of it first, so that the memory which that needs is in. The
-// connection stays: binding the box later takes one round trip.
+// Ready blocks until the box answers over its network, is told who it will be,
+// and has rehearsed what its lease will ask of it first, so that the memory which
+// that needs is in. The connection stays. A lease that asks for nothing else than
+// the template's own takes the identity as it is.
 func (n *Node) Ready(ctx context.Context, b *pool.Box) error {
 	for try := readyTry; ; try = min(2*try, time.Second) {
 		err := n.ping(ctx, b, try)
@@ -35,9 +37,13 @@ func (n *Node) Ready(ctx context.Context, b *pool.Box) error {
 			break
 		}
 	}
-	if err := n.initBox(ctx, b, n.rehearsal(b)); err != nil {
-		return fmt.Errorf("rehearse: %w", err)
+	nobody := bulkhead.Sandbox{ID: newID(), TemplateID: b.Template.ID, Limits: b.Made, EnvdToken: newToken()}
+	id := n.identity(nobody, bulkhead.CreateRequest{}, b.Template)
+	if err := n.initBox(ctx, b, id); err != nil {
+		return err
 	}
+	id.Seed = nil // the box's alone
+	b.Told = id
 	if !b.Template.Interpreter {
 		return nil
 	}
@@ -50,12 +56,11 @@ func (n *Node) Ready(ctx context.Context, b *pool.Box) error {
 	return nil
 }
 
-// rehearsal is an identity that is nobody's. It has no token, so that the real
-// one can follow.
-func (n *Node) rehearsal(b *pool.Box) boxrpc.Init {
-	in := n.identity(bulkhead.Sandbox{Limits: b.Made}, bulkhead.CreateRequest{}, b.Template)
-	in.Hostname = "sandbox"
-	return in
+// holds reports whether what the box was told while it waited is all of id, but
+// for what is random and for the time.
+func holds(told, id boxrpc.Init) bool {
+	id.MachineID, id.Seed, id.Timestamp = told.MachineID, told.Seed, told.Timestamp
+	return reflect.DeepEqual(told, id)
 }
 
 func (n *Node) ping(ctx context.Context, b *pool.Box, limit time.Duration) error {
@@ -72,13 +77,13 @@ func (n *Node) ping(ctx context.Context, b *pool.Box, limit time.Duration) error
 	return nil
 }
 
-// initBox binds the box's envd to an identity.
+// initBox binds the box's envd to an identity, in place of the one it was told.
 func (n *Node) initBox(ctx context.Context, b *pool.Box, id boxrpc.Init) error {
 	body, err := json.Marshal(id) //nolint:gosec // the token is what envd must know
 	if err != nil {
 		return fmt.Errorf("encode identity: %w", err)
 	}
-	resp, err := n.ask(ctx, b, boxrpc.EnvdPort, http.MethodPost, "/init", body, "")
+	resp, err := n.ask(ctx, b, boxrpc.EnvdPort, http.MethodPost, "/init", body, b.Told.AccessToken)
 	if err != nil {
 		return fmt.Errorf("bind identity: %w", err)
 	}

@@ -32,7 +32,8 @@ type world struct {
 	parts  *fake.Parts
 	store  *store.Store
 	envd   *envd
-	limits int // sandboxes a node may hold
+	limits int  // sandboxes a node may hold
+	told   bool // boxes are given an identity as soon as they are made
 
 	sampleEvery time.Duration
 	through     func(node.Store) node.Store // what stands between node and store
@@ -55,14 +56,18 @@ type envd struct {
 	status int
 	inits  []boxrpc.Init
 	limits []boxrpc.Limits
-	bound  map[string]string // sandboxes by the host that their box was called
+	bound  map[string]boxrpc.Init // the last, by the host that the box was called
 }
 
 func newEnvd(t *testing.T) *envd {
-	e := &envd{status: http.StatusNoContent, bound: map[string]string{}}
+	e := &envd{status: http.StatusNoContent, bound: map[string]boxrpc.Init{}}
 	e.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/metrics" {
 			_, _ = w.Write([]byte(`{"disk_used": 4096}`))
+			return
+		}
+		if r.URL.Path == "/health" {
+			w.WriteHeader(http.StatusNoContent)
 			return
 		}
 		if r.URL.Path == "/limits" {
@@ -79,7 +84,17 @@ func newEnvd(t *testing.T) *envd {
 		if r.URL.Path == "/envs" {
 			e.mu.Lock()
 			defer e.mu.Unlock()
-			if err := json.NewEncoder(w).Encode(map[string]string{boxrpc.SandboxIDEnv: e.bound[r.Host]}); err != nil {
+			in := e.bound[r.Host]
+			envs := maps.Clone(in.Env)
+			if envs == nil {
+				envs = map[string]string{}
+			}
+			envs[boxrpc.SandboxIDEnv] = in.SandboxID
+			if r.Header.Get(boxrpc.TokenHeader) != in.AccessToken {
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			if err := json.NewEncoder(w).Encode(envs); err != nil {
 				t.Error(err)
 			}
 			return
@@ -91,7 +106,10 @@ func newEnvd(t *testing.T) *envd {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.inits = append(e.inits, in)
-		e.bound[r.Host] = in.SandboxID
+		if r.Header.Get(boxrpc.TokenHeader) != e.bound[r.Host].AccessToken {
+			t.Errorf("/init of %s came with the token %q", r.Host, r.Header.Get(boxrpc.TokenHeader))
+		}
+		e.bound[r.Host] = in
 		w.WriteHeader(e.status)
 	}))
 	t.Cleanup(e.Close)
@@ -108,7 +126,7 @@ func (e *envd) answer(status int) {
 func (e *envd) forget(sandbox string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	maps.DeleteFunc(e.bound, func(_, id string) bool { return id == sandbox })
+	maps.DeleteFunc(e.bound, func(_ string, in boxrpc.Init) bool { return in.SandboxID == sandbox })
 }
 
 func newWorld(t *testing.T) *world {
@@ -167,7 +185,12 @@ func (ts templates) Get(name string) (bulkhead.Template, error) {
 func (w *world) node() *node.Node {
 	w.t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	p, err := pool.New(pool.Config{Maker: &pool.Maker{Driver: w.driver, Parts: w.parts, Guest: "/guest", Log: log}, Log: log})
+	var n *node.Node
+	maker := &pool.Maker{Driver: w.driver, Parts: w.parts, Guest: "/guest", Log: log}
+	if w.told {
+		maker.Ready = func(ctx context.Context, b *pool.Box) error { return n.Ready(ctx, b) }
+	}
+	p, err := pool.New(pool.Config{Maker: maker, Log: log})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -181,8 +204,7 @@ func (w *world) node() *node.Node {
 	if w.change != nil {
 		w.change(&cfg)
 	}
-	n, err := node.New(cfg)
-	if err != nil {
+	if n, err = node.New(cfg); err != nil {
 		w.t.Fatal(err)
 	}
 	if _, err := n.Recover(w.t.Context()); err != nil {
@@ -399,6 +421,38 @@ func TestDeathHasItsCause(t *testing.T) {
 		w.driver.Crash(sb.Box)
 		if end := w.ended(sb.ID); end.Cause != want || end.Limit != usage.Limit.Limit {
 			t.Errorf("end: %+v, want %s", end, want)
+		}
+	}
+	w.nothingLeft(n)
+}
+
+// A box that was given its identity while it waited is told again only what the
+// request wants otherwise, with the token that it has.
+func TestIdentityAheadOfTheLease(t *testing.T) {
+	w := newWorld(t)
+	w.told = true
+	n := w.node()
+	plain, open, env := request(), request(), request()
+	plain.Env, open.Env, open.Secure = nil, nil, false
+	for _, c := range []struct {
+		name  string
+		req   bulkhead.CreateRequest
+		inits int
+	}{{"nothing of its own", plain, 1}, {"without a token", open, 2}, {"env", env, 2}} {
+		w.envd.inits = nil
+		sb := w.create(n, c.req)
+		if len(w.envd.inits) != c.inits {
+			t.Errorf("%s: the box was told %d times who it is, want %d", c.name, len(w.envd.inits), c.inits)
+		}
+		first, last := w.envd.inits[0], w.envd.inits[len(w.envd.inits)-1]
+		if first.AccessToken == "" || last.AccessToken != sb.EnvdToken || c.req.Secure != (sb.EnvdToken != "") {
+			t.Errorf("%s: tokens %q, %q and %q", c.name, first.AccessToken, last.AccessToken, sb.EnvdToken)
+		}
+		if last.SandboxID != sb.ID || first.SandboxID != sb.ID || sb.Allocation.Sandbox != sb.ID || last.Env["A"] != c.req.Env["A"] {
+			t.Errorf("%s: sandbox %s is %q in its box and %q in its allocation", c.name, sb.ID, last.SandboxID, sb.Allocation.Sandbox)
+		}
+		if err := n.Kill(t.Context(), "t1", sb.ID); err != nil {
+			t.Error(err)
 		}
 	}
 	w.nothingLeft(n)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -72,8 +73,9 @@ func (n *Node) Recover(ctx context.Context) (Recovered, error) {
 const boundWithin = 2 * time.Second
 
 // endUnbound ends a sandbox whose box never became it: the earlier server died
-// between its row and its identity, and never acknowledged it. Its box has no
-// token that would guard it. A box that does not answer in time is kept.
+// between its row and its identity, and never acknowledged it. Its token or its
+// environment are not those of the row. A box that does not answer in time, or
+// otherwise than envd does, is kept.
 func (n *Node) endUnbound(ctx context.Context, l *lease) {
 	sb := l.sandbox()
 	asked, cancel := context.WithTimeout(ctx, boundWithin)
@@ -85,12 +87,24 @@ func (n *Node) endUnbound(ctx context.Context, l *lease) {
 	}
 	defer drained(resp)
 	var envs map[string]string
-	if resp.StatusCode != http.StatusOK || json.NewDecoder(io.LimitReader(resp.Body, boxrpc.MaxInitBytes)).Decode(&envs) != nil {
-		return // it knows a token, or is its tenant's doing
+	switch {
+	case resp.StatusCode == http.StatusUnauthorized:
+	case resp.StatusCode != http.StatusOK || json.NewDecoder(io.LimitReader(resp.Body, boxrpc.MaxInitBytes)).Decode(&envs) != nil:
+		return
+	case bound(envs, sb):
+		return
 	}
-	if envs[boxrpc.SandboxIDEnv] == "" {
-		n.end(ctx, l, bulkhead.End{Cause: bulkhead.CauseCrashed, Detail: "the server died before it could be started"})
+	n.end(ctx, l, bulkhead.End{Cause: bulkhead.CauseCrashed, Detail: "the server died before it could be started"})
+}
+
+// bound reports whether envs are those of sb's box.
+func bound(envs map[string]string, sb bulkhead.Sandbox) bool {
+	for name, value := range sb.Env {
+		if got, ok := envs[name]; !strings.HasPrefix(name, "E2B_") && (!ok || got != value) { // those are the box's own
+			return false
+		}
 	}
+	return envs[boxrpc.SandboxIDEnv] == sb.ID
 }
 
 // revive returns the box of a row, or how the sandbox ended.

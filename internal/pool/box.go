@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/boxrpc"
 )
 
 // Stage says how far a box is made.
@@ -38,6 +39,9 @@ type Box struct {
 	Part Part
 	// MadeAt is when it was created, WarmAt when it became warm.
 	MadeAt, WarmAt time.Time
+	// Told is the identity that it was given while nobody had it, without its seed;
+	// the zero value when it was given none. [Maker.Ready] sets it.
+	Told boxrpc.Init
 
 	driver Driver
 	gone   chan struct{}

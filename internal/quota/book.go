@@ -210,6 +210,13 @@ func (k *Booking) Allocation() bulkhead.Allocation {
 	return k.alloc
 }
 
+// Name says which sandbox the booking turned out to be of.
+func (k *Booking) Name(sandbox string) {
+	k.b.mu.Lock()
+	defer k.b.mu.Unlock()
+	k.alloc.Sandbox = sandbox
+}
+
 // Withdraw gives up waiting. It returns nil when the booking was granted
 // meanwhile, which then still must be returned, else why there was no place.
 func (k *Booking) Withdraw(now time.Time) error {
