@@ -308,7 +308,7 @@ func setKey(ts *testscript.TestScript, _ bool, args []string) {
 // await waits until a file is there: await FILE.
 func await(ts *testscript.TestScript, _ bool, args []string) {
 	path := ts.MkAbs(args[0])
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -317,7 +317,7 @@ func await(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		select {
 		case <-deadline:
-			ts.Fatalf("%s is not there after 10 s", args[0])
+			ts.Fatalf("%s is not there after a minute", args[0])
 		case <-tick.C:
 		}
 	}

@@ -69,7 +69,7 @@ func newScreen(t *testing.T) *screen {
 // wait waits until the screen shows want, and forgets what was before it.
 func (s *screen) wait(want string) {
 	s.t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		s.mu.Lock()
 		_, after, ok := strings.Cut(s.text.String(), want)
