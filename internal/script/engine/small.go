@@ -165,7 +165,7 @@ func (a *analysis) enter(n ast.Node) bool {
 		if n.Tag != nil {
 			a.deny("it has a tagged template")
 		}
-		if len(n.Expressions) > 4 {
+		if len(n.Expressions) > 2 {
 			for i, e := range n.Expressions {
 				n.Expressions[i] = a.ask(askText, e)
 			}
