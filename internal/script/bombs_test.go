@@ -275,17 +275,11 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// TestSmallHost lets bombs explode beside honest scripts again, with 512 MiB for
-// everything, server, workers and all; in a long run the whole corpus before that.
-func TestSmallHost(t *testing.T) {
-	if os.Getenv(inSmallHost) != "" {
-		t.Skip("this is the test in the small host")
-	}
+// inSmall runs tests of this binary with 512 MiB for everything, server, workers and
+// all, and returns what they say.
+func inSmall(t *testing.T, run string) string {
+	t.Helper()
 	enter, peak := smallHost(t)
-	run := "^(TestBombs|TestHonestBesideBombs)$/^server$"
-	if testing.Short() {
-		run = "^TestHonestBesideBombs$"
-	}
 	// A shell moves itself in before it becomes the test.
 	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", `echo $$ > "$0" && exec "$@"`, enter,
 		os.Args[0], "-test.run", run, "-test.v", "-test.timeout", "20m")
@@ -297,7 +291,20 @@ func TestSmallHost(t *testing.T) {
 	if err != nil {
 		t.Errorf("in the small host: %v\n%s", err, out)
 	}
-	if !strings.Contains(string(out), "--- PASS: TestHonestBesideBombs") {
+	return string(out)
+}
+
+// TestSmallHost lets bombs explode beside honest scripts again, in a small host; in a
+// long run the whole corpus before that.
+func TestSmallHost(t *testing.T) {
+	if os.Getenv(inSmallHost) != "" {
+		t.Skip("this is the test in the small host")
+	}
+	run := "^(TestBombs|TestHonestBesideBombs)$/^server$"
+	if testing.Short() {
+		run = "^TestHonestBesideBombs$"
+	}
+	if out := inSmall(t, run); !strings.Contains(out, "--- PASS: TestHonestBesideBombs") {
 		t.Errorf("it did not run:\n%s", out)
 	}
 }

@@ -31,6 +31,13 @@ func TestMain(m *testing.M) {
 	if worker.Is(os.Args[0]) {
 		os.Exit(worker.Main(os.Args[1:]))
 	}
+	if os.Args[0] == hogName {
+		if err := hog(os.Args[1]); err != nil {
+			fmt.Fprintln(os.Stderr, "hog:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 

@@ -53,6 +53,10 @@ func smallArray(r *run, this goja.Value, _ []goja.Value) {
 // builtIn returns the name of v and true if it is a function of the engine's or the
 // host's. Nothing stops a built-in that calls another again and again.
 func (r *run) builtIn(v goja.Value) (string, bool) {
+	o, ok := v.(*goja.Object)
+	if !ok || r.engine.written[implementation(o)] {
+		return "", false
+	}
 	if _, callable := goja.AssertFunction(v); !callable {
 		return "", false
 	}
@@ -64,8 +68,8 @@ func (r *run) builtIn(v goja.Value) (string, bool) {
 	if err != nil {
 		return "", true
 	}
-	name, ok := strings.CutSuffix(text.String(), "() { [native code] }")
-	return strings.TrimPrefix(name, "function "), ok
+	name, _ := strings.CutSuffix(text.String(), "() { [native code] }")
+	return strings.TrimPrefix(name, "function "), true
 }
 
 // callback moves the run where a built-in is to be called by another.
