@@ -195,12 +195,13 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, t target) {
 
 	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), hopKey{}, hop{t, sb}))
 	defer cancel()
-	rec := &recorder{ResponseWriter: w, flooded: cancel}
+	r = r.WithContext(ctx)
+	rec := &recorder{ResponseWriter: w, flooded: cancel, body: track(r)}
 	defer func() { p.count(t.kind(), rec.status) }()
 	// Without it HTTP/1.1 stops reading the request when the answer begins. HTTP/2
 	// has it anyhow, and says that it is not supported.
 	_ = http.NewResponseController(w).EnableFullDuplex()
-	p.reverse.ServeHTTP(rec, r.WithContext(ctx))
+	p.reverse.ServeHTTP(rec, r)
 }
 
 // allowed says whether the request may pass to this port of this sandbox.

@@ -143,6 +143,35 @@ func TestEarlyAnswerToAnUpload(t *testing.T) {
 	})
 }
 
+// The next request of that client does not meet the end of the connection whose
+// upload was cut short.
+func TestAfterAnEarlyAnswer(t *testing.T) {
+	b := newBench(t)
+	b.box(id, boxrpc.EnvdPort, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/files" {
+			http.Error(w, "no space", http.StatusInsufficientStorage)
+			return
+		}
+		_, _ = io.Copy(w, r.Body)
+	}))
+	client, data := b.client(false), make([]byte, 5<<20)
+	for range 50 {
+		res, err := client.Do(b.request("POST http://49983-"+id+".e2b.test/files", bytes.NewReader(data)))
+		if err == nil { // else it saw its own failure to write
+			_, _ = io.Copy(io.Discard, res.Body)
+			_ = res.Body.Close()
+		}
+		res, err = client.Do(b.request("POST http://49983-"+id+".e2b.test/next", io.NopCloser(strings.NewReader("hello"))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if body, err := io.ReadAll(res.Body); err != nil || string(body) != "hello" {
+			t.Errorf("%q, %v", body, err)
+		}
+		_ = res.Body.Close()
+	}
+}
+
 // A client that leaves is gone for the box.
 func TestDisconnectReachesTheBox(t *testing.T) {
 	bothProtocols(t, func(t *testing.T, http2 bool) {

@@ -1,8 +1,11 @@
 package proxy
 
 import (
+	"errors"
+	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 )
 
 // streams counts the requests under way, in all and for each sandbox.
@@ -82,6 +85,7 @@ const clientGone = 499
 type recorder struct {
 	http.ResponseWriter
 	flooded func() // ends the request to the box
+	body    *upload
 	interim int
 	status  int
 }
@@ -95,9 +99,45 @@ func (w *recorder) WriteHeader(status int) {
 		}
 	} else if w.status == 0 {
 		w.status = status
+		if status != http.StatusSwitchingProtocols && !w.body.done() {
+			// The server will close the connection, and the client must not send its
+			// next request over it meanwhile.
+			w.Header().Set("Connection", "close")
+		}
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
+
+// upload is the body of a request over HTTP/1.1, which must be read to its end
+// before another request can follow; nil is a body that need not.
+type upload struct {
+	io.ReadCloser
+
+	left  atomic.Int64 // bytes; negative when that is not known
+	ended atomic.Bool
+}
+
+// track makes the request tell how much of its body was read.
+func track(r *http.Request) *upload {
+	if r.ProtoMajor > 1 || r.ContentLength == 0 {
+		return nil
+	}
+	u := &upload{ReadCloser: r.Body}
+	u.left.Store(r.ContentLength)
+	r.Body = u
+	return u
+}
+
+// Read implements [io.Reader].
+func (u *upload) Read(p []byte) (int, error) {
+	n, err := u.ReadCloser.Read(p)
+	if left := u.left.Add(-int64(n)); errors.Is(err, io.EOF) || left == 0 {
+		u.ended.Store(true)
+	}
+	return n, err //nolint:wrapcheck // EOF must stay one
+}
+
+func (u *upload) done() bool { return u == nil || u.ended.Load() }
 
 // flood reports whether the box sent more interim answers than it may.
 func (w *recorder) flood() bool { return w.interim > maxInterim }
