@@ -69,7 +69,7 @@ type rank int
 const (
 	// rankFront is as much as any other process.
 	rankFront rank = iota
-	// rankTurn is a quarter of that.
+	// rankTurn is half of that.
 	rankTurn
 	// rankIdle is what nobody else wants.
 	rankIdle
@@ -77,7 +77,7 @@ const (
 
 // part is one in how many parts of the kernel's default share a rank gets; for
 // rankIdle only where the kernel has no better.
-var part = [...]int64{rankFront: 1, rankTurn: 4, rankIdle: 64}
+var part = [...]int64{rankFront: 1, rankTurn: 2, rankIdle: 64}
 
 // fullShare and fullWeight are the kernel's defaults for processor time.
 const (

@@ -6,8 +6,11 @@ import (
 	"time"
 )
 
-// turn is how long a group has the turn.
-const turn = 20 * time.Millisecond
+// turn is how long a group has the turn, and pause how long then nobody has.
+const (
+	turn  = 20 * time.Millisecond
+	pause = 3 * turn
+)
 
 // turns are the groups of what is not urgent: runs of which nothing is known, runs
 // that have become long, workers that start, clean up or are taken down. They get
@@ -17,7 +20,8 @@ const turn = 20 * time.Millisecond
 // from any goroutine.
 type turns struct {
 	mu     sync.Mutex
-	groups []*group // the first has the turn
+	groups []*group // in the order of their turns
+	on     bool     // the first has the turn
 	timer  *time.Timer
 }
 
@@ -33,7 +37,9 @@ func (t *turns) join(g *group) {
 	}
 	t.groups = append(t.groups, g)
 	g.setRank(rankIdle)
-	t.passLocked()
+	if t.timer == nil {
+		t.beginLocked()
+	}
 }
 
 // leave takes a group out, for an ordinary share.
@@ -45,7 +51,7 @@ func (t *turns) leave(g *group) {
 	defer t.mu.Unlock()
 	if i := slices.Index(t.groups, g); i >= 0 {
 		t.groups = slices.Delete(t.groups, i, i+1)
-		t.passLocked()
+		t.on = t.on && i > 0
 	}
 	g.setRank(rankFront)
 }
@@ -55,33 +61,44 @@ func (t *turns) hurry(g *group) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	i := slices.Index(t.groups, g)
-	if i <= 0 {
+	if i < 0 {
 		return
 	}
-	t.groups[0].setRank(rankIdle)
+	if t.on {
+		t.groups[0].setRank(rankIdle)
+	}
 	t.groups = slices.Insert(slices.Delete(t.groups, i, i+1), 0, g)
-	t.passLocked()
+	t.beginLocked()
 }
 
-// next ends a turn.
+// beginLocked gives the first group the turn.
+func (t *turns) beginLocked() {
+	t.on = true
+	t.groups[0].setRank(rankTurn)
+	t.waitLocked(turn)
+}
+
+// waitLocked calls next in a while.
+func (t *turns) waitLocked(d time.Duration) {
+	if t.timer != nil {
+		t.timer.Stop()
+	}
+	t.timer = time.AfterFunc(d, t.next)
+}
+
+// next ends a turn, or a pause.
 func (t *turns) next() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.timer = nil
-	if len(t.groups) > 1 {
+	switch {
+	case len(t.groups) == 0:
+		t.timer, t.on = nil, false
+	case t.on:
+		t.on = false
 		t.groups[0].setRank(rankIdle)
 		t.groups = append(t.groups[1:], t.groups[0])
-	}
-	t.passLocked()
-}
-
-// passLocked gives the first group the turn, and sees that it ends where others wait.
-func (t *turns) passLocked() {
-	if len(t.groups) == 0 {
-		return
-	}
-	t.groups[0].setRank(rankTurn)
-	if len(t.groups) > 1 && t.timer == nil {
-		t.timer = time.AfterFunc(turn, t.next)
+		t.waitLocked(pause)
+	default:
+		t.beginLocked()
 	}
 }
