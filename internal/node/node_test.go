@@ -122,6 +122,18 @@ func (e *envd) answer(status int) {
 	e.status = status
 }
 
+// tell makes a sandbox's box one whose last /init, with its env, never came.
+func (e *envd) tell(sandbox string, env map[string]string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for host, in := range e.bound {
+		if in.SandboxID == sandbox {
+			in.Env = env
+			e.bound[host] = in
+		}
+	}
+}
+
 // forget makes a sandbox's box one whose /init never came.
 func (e *envd) forget(sandbox string) {
 	e.mu.Lock()
@@ -466,6 +478,8 @@ func TestRecover(t *testing.T) {
 	alive, dead, late := w.create(first, request()), w.create(first, request()), w.create(first, request())
 	unbound := w.create(first, request())
 	w.envd.forget(unbound.ID)
+	half := w.create(first, request())
+	w.envd.tell(half.ID, nil)
 	if err := w.driver.Create(t.Context(), pool.BoxSpec{ID: "bulkhead-orphan"}); err != nil {
 		t.Fatal(err)
 	}
@@ -485,6 +499,9 @@ func TestRecover(t *testing.T) {
 	}
 	if end := second.ended(unbound.ID); end.Cause != bulkhead.CauseCrashed {
 		t.Errorf("a box that has no identity: %v", end)
+	}
+	if end := second.ended(half.ID); end.Cause != bulkhead.CauseCrashed {
+		t.Errorf("a box without its variables: %v", end)
 	}
 	if end := second.ended(late.ID); end.Cause != bulkhead.CauseExpired {
 		t.Errorf("late: %v", end)

@@ -23,7 +23,8 @@ type Maker struct {
 	// Snapshots holds warm images; nil, or a driver without the capability, makes
 	// every box from nothing.
 	Snapshots *Snapshots
-	// Ready, when set, blocks until a restored box answers over its network.
+	// Ready, when set, blocks until a box answers over its network, and may give it
+	// an identity: see [Box.Told].
 	Ready func(ctx context.Context, b *Box) error
 	// Log gets what has nobody to return it to.
 	Log *slog.Logger
