@@ -7,10 +7,31 @@ import (
 	"github.com/bulkheadhq/bulkhead"
 )
 
+// terms are what a quota bounds, ready to be compared.
+type terms struct {
+	limit   Amounts
+	creates float64 // a second; 0 is no bound
+	today   [days]struct{ limit, used float64 }
+}
+
+// The budgets of a day, as indices of terms.today.
+const (
+	cpuSeconds = iota
+	gbHours
+	days
+)
+
+// termsOf are those of the quota of a tenant that has used so much today.
+func termsOf(q *bulkhead.Quota, use bulkhead.DayUse) terms {
+	t := terms{limit: limitsOf(q), creates: q.CreatesPerSecond}
+	t.today[cpuSeconds].limit, t.today[cpuSeconds].used = q.CPUSecondsPerDay, use.CPUSeconds
+	t.today[gbHours].limit, t.today[gbHours].used = q.GBHoursPerDay, use.GBHours
+	return t
+}
+
 // account is what one tenant holds.
 type account struct {
-	tier    bulkhead.Tier // as its last request had it
-	limit   Amounts
+	limit   Amounts // as its last request had it
 	used    Amounts // granted to its sandboxes
 	waiting int
 	bucket  bucket
@@ -18,12 +39,6 @@ type account struct {
 
 	epoch uint64  // of held
 	held  Amounts // kept free, in this epoch, for its claims that wait longest
-}
-
-// adopt makes t the account's policy.
-func (a *account) adopt(t *bulkhead.Tier) {
-	a.tier = *t
-	a.limit = limitsOf(&t.Quota)
 }
 
 // bucket lets creates through at a rate, with a burst of ten seconds' worth and
@@ -83,7 +98,7 @@ func (f *flow) decay(now time.Time) {
 	}
 }
 
-func (f *flow) add(now time.Time, a Amounts) {
+func (f *flow) add(now time.Time, a *Amounts) {
 	f.decay(now)
 	for i := range a {
 		f.sum[i] += float64(max(0, a[i]))

@@ -77,7 +77,7 @@ func allocate(r *Request, load bulkhead.Load, most Amounts, now time.Time) (bulk
 		Priority: PriorityOf(r.Tier.Priority, r.Priority), Limits: r.Asked.Or(r.Defaults),
 	}
 	q := &r.Tier.Quota
-	factor, multi := r.scale(load)
+	by := r.scaling(load)
 	bound := func(resource int) float64 {
 		if most[resource] == Unlimited {
 			return 0
@@ -102,17 +102,18 @@ func allocate(r *Request, load bulkhead.Load, most Amounts, now time.Time) (bulk
 		{field{name: "cpuSeconds", unit: "s", resource: -1, base: float64(a.Limits.CPUSeconds), explicit: r.Asked.CPUSeconds != 0, each: float64(s.CPUSeconds)}, &a.Limits.CPUSeconds, nil},
 		{field{name: "bandwidthKbps", unit: "kbit/s", resource: -1, base: float64(a.Limits.BandwidthKbps), explicit: r.Asked.BandwidthKbps != 0, each: float64(s.BandwidthKbps)}, &a.Limits.BandwidthKbps, nil},
 	} {
-		if err := f.grant(factor, multi); err != nil {
+		if err := f.grant(&by); err != nil {
 			return a, err
 		}
 		if f.cores != nil {
-			*f.cores = float64(milli(f.granted)) / 1000
-			f.granted = *f.cores
+			*f.cores = f.granted
 		} else {
 			*f.whole = int64(f.granted)
-			f.granted = float64(*f.whole)
 		}
 		if f.granted != f.base {
+			if a.Reasons == nil {
+				a.Reasons = make([]bulkhead.Reason, 0, 4)
+			}
 			a.Reasons = append(a.Reasons, bulkhead.Reason{Field: f.name, Asked: f.base, Granted: f.granted, Detail: f.detail})
 		}
 	}
@@ -127,62 +128,104 @@ func allocate(r *Request, load bulkhead.Load, most Amounts, now time.Time) (bulk
 	return a, nil
 }
 
-// scale is what CPU and memory are multiplied with, and why.
-func (r *Request) scale(load bulkhead.Load) (factor float64, why string) {
-	factor = 1
-	if m := r.Tier.Multiplier; m > 0 && m != 1 {
-		factor, why = m, fmt.Sprintf("× %s for tier %s", number(m), r.Tier.Name)
-	}
-	if f := load.Factor(); f != 1 && !r.Firm {
-		if why != "" {
-			why += " "
-		}
-		factor, why = factor*f, why+fmt.Sprintf("× %s for the host's load of %.0f %%", number(f), 100*load.Average())
-	}
-	return factor, why
+// scaling is what CPU and memory are multiplied with, and what that comes from.
+type scaling struct {
+	factor, multiplier, load float64
+	tier                     string
+	average                  float64 // of the host's load
 }
 
-// grant finds f.granted and f.detail.
-func (f *field) grant(factor float64, why string) error {
-	scaled := f.base
-	if f.scales && factor != 1 {
-		scaled = f.base * factor
-		f.detail = number(f.base) + " " + f.unit + " " + why
+func (r *Request) scaling(load bulkhead.Load) scaling {
+	s := scaling{factor: 1, multiplier: 1, load: 1, tier: r.Tier.Name, average: load.Average()}
+	if r.Tier.Multiplier > 0 {
+		s.multiplier = r.Tier.Multiplier
+	}
+	if !r.Firm {
+		s.load = load.Factor()
+	}
+	s.factor = s.multiplier * s.load
+	return s
+}
+
+// appendTo says in words what was multiplied.
+func (s *scaling) appendTo(to []byte) []byte {
+	if s.multiplier != 1 {
+		to = appendNumber(append(to, " × "...), s.multiplier)
+		to = append(append(to, " for tier "...), s.tier...)
+	}
+	if s.load != 1 {
+		to = appendNumber(append(to, " × "...), s.load)
+		to = appendNumber(append(to, " for the host's load of "...), math.Round(100*s.average))
+		to = append(to, " %"...)
+	}
+	return to
+}
+
+// bounds are what limits a field, in this order.
+var bounds = [...]struct{ prefix, says string }{
+	{"tenant.sandbox.", "the tenant's limit for one sandbox"},
+	{"tenant.", "the tenant's limit for all its sandboxes"},
+	{"host.", "all that this host has"},
+}
+
+// grant finds f.granted, and f.detail if that is not what the request or the
+// template says.
+func (f *field) grant(by *scaling) error {
+	scaled, raised := f.base, false
+	if f.scales && by.factor != 1 {
+		scaled = f.base * by.factor
 		if least := min(f.base, f.floor); scaled < least {
-			scaled = least
-			f.detail += ", but not below what the template needs"
+			scaled, raised = least, true
 		}
 	}
+	limits := [len(bounds)]float64{f.each, f.all, f.host}
+	var cut [len(bounds)]bool
 	f.granted = scaled
-	for _, c := range []struct {
-		limit float64
-		name  string
-		says  string
-	}{
-		{f.each, "tenant.sandbox." + f.name, "the tenant's limit for one sandbox"},
-		{f.all, "tenant." + f.name, "the tenant's limit for all its sandboxes"},
-		{f.host, "host." + f.name, "all that this host has"},
-	} {
-		if c.limit <= 0 || f.granted <= c.limit {
+	for i, limit := range limits {
+		if limit <= 0 || f.granted <= limit {
 			continue
 		}
 		// What was asked for by name and is impossible is refused, not cut down; so
 		// is what would not run.
-		if f.explicit && min(f.base, scaled) > c.limit || f.scales && c.limit < min(f.base, f.floor) {
-			return never(c.name, c.limit, min(f.base, scaled), f.unit)
+		if f.explicit && min(f.base, scaled) > limit || f.scales && limit < min(f.base, f.floor) {
+			return never(bounds[i].prefix+f.name, limit, min(f.base, scaled), f.unit)
 		}
-		f.granted = c.limit
-		if f.detail != "" {
-			f.detail += ", "
-		}
-		f.detail += "cut to " + c.says + ", " + number(c.limit) + " " + f.unit
+		f.granted, cut[i] = limit, true
 	}
-	if !f.scales || f.resource == CPU {
+	if f.resource == CPU {
+		f.granted = float64(milli(f.granted)) / 1000
+	} else {
+		f.granted = math.Floor(f.granted)
+	}
+	if f.granted == f.base {
 		return nil
 	}
-	f.granted = math.Floor(f.granted)
+	var space [256]byte
+	says := space[:0]
+	if f.scales && by.factor != 1 {
+		says = append(append(appendNumber(says, f.base), ' '), f.unit...)
+		says = by.appendTo(says)
+		if raised {
+			says = append(says, ", but not below what the template needs"...)
+		}
+	}
+	for i, is := range cut {
+		if !is {
+			continue
+		}
+		if len(says) > 0 {
+			says = append(says, ", "...)
+		}
+		says = append(append(append(says, "cut to "...), bounds[i].says...), ", "...)
+		says = append(append(appendNumber(says, limits[i]), ' '), f.unit...)
+	}
+	f.detail = string(says)
 	return nil
 }
 
 // number writes a figure without needless digits.
-func number(v float64) string { return strconv.FormatFloat(math.Round(v*1000)/1000, 'f', -1, 64) }
+func number(v float64) string { return string(appendNumber(nil, v)) }
+
+func appendNumber(to []byte, v float64) []byte {
+	return strconv.AppendFloat(to, math.Round(v*1000)/1000, 'f', -1, 64)
+}

@@ -21,10 +21,11 @@ const Unlimited = math.MaxInt64
 // Amounts is a quantity of each resource. Whole numbers add up without a rest.
 type Amounts [resources]int64
 
-// names and units are as the API writes them.
+// tenantLimits, hostLimits and units are as the API writes them.
 var (
-	names = [resources]string{"sandboxes", "cpu", "memoryMB", "diskMB"}
-	units = [resources]string{"sandboxes", "cores", "MiB", "MiB"}
+	tenantLimits = [resources]string{"tenant.sandboxes", "tenant.cpu", "tenant.memoryMB", "tenant.diskMB"}
+	hostLimits   = [resources]string{"host.sandboxes", "host.cpu", "host.memoryMB", "host.diskMB"}
+	units        = [resources]string{"sandboxes", "cores", "MiB", "MiB"}
 )
 
 // AmountsOf is what one sandbox with the limits takes.
@@ -43,30 +44,32 @@ func value(resource int, n int64) float64 {
 	return float64(n)
 }
 
-func (a Amounts) plus(b Amounts) Amounts {
+func (a *Amounts) add(b *Amounts) {
 	for i := range a {
 		a[i] += b[i]
 	}
-	return a
 }
 
-func (a Amounts) minus(b Amounts) Amounts {
+func (a *Amounts) sub(b *Amounts) {
 	for i := range a {
 		a[i] -= b[i]
 	}
-	return a
 }
 
-// lacking returns the first resource of which ask does not fit beside used, or -1.
-func lacking(used, ask, limit Amounts) int {
+// lacking returns the first resource of which ask does not fit beside used and
+// kept, or -1.
+func lacking(used, kept, ask, limit *Amounts) int {
 	for i := range ask {
 		// A claim on nothing of a resource is not held up by it.
-		if ask[i] > 0 && used[i] > limit[i]-ask[i] {
+		if ask[i] > 0 && used[i]+kept[i] > limit[i]-ask[i] {
 			return i
 		}
 	}
 	return -1
 }
+
+// nothing is none of each resource.
+var nothing Amounts
 
 // limitsOf are the sums that a quota allows.
 func limitsOf(q *bulkhead.Quota) Amounts {

@@ -2,6 +2,7 @@ package quota
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
@@ -62,19 +63,25 @@ type Host struct {
 }
 
 // Book holds who has what, and who waits. See the package's comment.
+//
+// Everything is decided under one lock, which is held for no longer than sums and
+// comparisons take: whoever finds it held then spins for a moment, where it would
+// else be put to sleep and woken by the scheduler. So what a request gets, its
+// reasons and why it is refused are worked out before and after.
 type Book struct {
-	cfg Config
+	cfg      Config
+	host     atomic.Pointer[Host] // as last seen
+	accounts sync.Map             // of tenants: string to *account; what is in them is guarded by mu
 
 	mu       sync.Mutex
-	host     Host
 	capacity Amounts // what the host can promise now
 	booked   Amounts // on the host, by what is expected of each booking
 	measured Amounts // in use by all bookings, when they were last measured
 	granted  Amounts // to all tenants
 	bookings int
-	accounts map[string]*account
 	queue    []*Booking // those that wait, first to be served first
-	short    int        // those of them that wait for the host, when they were last served
+	short    int        // those of them that wait for the host
+	least    Amounts    // of each resource, what the most modest of those asks for, or less
 	freed    flow
 	epoch    uint64
 }
@@ -83,7 +90,9 @@ type Book struct {
 func New(cfg Config) *Book {
 	cfg.fill()
 	none := Amounts{Unlimited, Unlimited, Unlimited, Unlimited}
-	return &Book{cfg: cfg, host: Host{Most: none, Free: none}, capacity: none, accounts: map[string]*account{}}
+	b := &Book{cfg: cfg, capacity: none}
+	b.host.Store(&Host{Most: none, Free: none})
+	return b
 }
 
 // state is where a booking is in its life.
@@ -108,6 +117,7 @@ type Booking struct {
 	peak    Amounts // of what was measured, slowly forgotten
 	since   time.Time
 	key     int64 // its place in the queue: lower is served first
+	ours    bool  // while it waits: it lacks nothing of its tenant's, but of the host
 	own     bool  // may wait for its tenant's own sandboxes
 	host    bool  // may wait for the host
 }
@@ -118,85 +128,90 @@ type Booking struct {
 // [bulkhead.CodeUnavailable] when the host is full, [bulkhead.CodeInvalid] for
 // what this host could never carry. The booking must be returned.
 func (b *Book) Offer(now time.Time, r Request) (*Booking, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	a := b.accountLocked(r.Tenant)
-	a.adopt(&r.Tier)
-	alloc, err := b.admissibleLocked(now, a, &r)
+	host := b.host.Load()
+	alloc, err := allocate(&r, host.Load, host.Most, now)
 	if err != nil {
 		return nil, err
 	}
+	t := termsOf(&r.Tier.Quota, r.Today)
 	k := &Booking{
-		b: b, account: a, alloc: alloc, holds: AmountsOf(alloc.Limits), since: now, own: r.WaitOwn, host: r.WaitHost,
+		b: b, account: b.account(r.Tenant), alloc: alloc, holds: AmountsOf(alloc.Limits), since: now, own: r.WaitOwn, host: r.WaitHost,
 		// Waiting gains priority at one rate for all, so the order never changes.
 		key: now.UnixNano() - int64(alloc.Priority)*int64(b.cfg.Ageing),
 	}
 	k.booked = b.expect(k.holds)
-	switch {
-	case !b.concernsLocked(a) && b.fitsLocked(k):
-		b.grantLocked(k)
-	default:
-		b.insertLocked(k)
-		b.serveLocked(now)
+	if i := lacking(&nothing, &nothing, &k.holds, &t.limit); i >= 0 {
+		return nil, never(tenantLimits[i], value(i, t.limit[i]), value(i, k.holds[i]), units[i])
 	}
-	if k.state == waiting {
-		if err := b.stayLocked(now, k); err != nil {
-			b.removeLocked(k)
-			k.state = returned
-			return nil, err
-		}
-		k.ready = make(chan struct{})
+	if i := lacking(&nothing, &nothing, &k.booked, &host.Most); i >= 0 {
+		return nil, never(hostLimits[i], value(i, host.Most[i]), value(i, k.booked[i]), units[i])
 	}
-	if a.tier.Quota.CreatesPerSecond > 0 {
-		a.bucket.tokens--
+	if no := b.decide(now, k, &t); no.kind != granting {
+		return nil, no.err()
 	}
 	return k, nil
 }
 
-// admissibleLocked finds what the request gets, if it can ever fit and the
-// tenant's rates allow it.
-func (b *Book) admissibleLocked(now time.Time, a *account, r *Request) (bulkhead.Allocation, error) {
-	alloc, err := allocate(r, b.host.Load, b.host.Most, now)
-	if err != nil {
-		return alloc, err
+// decide enters the booking, as granted or as one that waits, or says why not.
+func (b *Book) decide(now time.Time, k *Booking, t *terms) refusal {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	a := k.account
+	a.limit = t.limit
+	if no := a.rates(now, t, 1); no.kind != granting {
+		return no
 	}
-	ask := AmountsOf(alloc.Limits)
-	if i := lacking(Amounts{}, ask, a.limit); i >= 0 {
-		return alloc, never("tenant."+names[i], value(i, a.limit[i]), value(i, ask[i]), units[i])
+	switch {
+	case a.waiting > 0: // the limit may be another than it was
+		b.insertLocked(k)
+		b.serveLocked(now)
+	case b.fitsLocked(k) && b.passesLocked(now, k):
+		b.grantLocked(k)
+	default: // nothing came free, so there is nothing to serve
+		b.insertLocked(k)
+		if k.ours = lacking(&a.used, &nothing, &k.holds, &a.limit) < 0; k.ours {
+			b.shortLocked(k)
+		}
 	}
-	if i := lacking(Amounts{}, b.expect(ask), b.host.Most); i >= 0 {
-		return alloc, never("host."+names[i], value(i, b.host.Most[i]), value(i, b.expect(ask)[i]), units[i])
+	if k.state == waiting {
+		if no := b.stayLocked(now, k); no.kind != granting {
+			b.removeLocked(k)
+			k.state = returned
+			return no
+		}
+		k.ready = make(chan struct{})
 	}
-	if l := a.rates(now, r.Today, 1); l != nil {
-		return alloc, exceeded(*l)
+	if t.creates > 0 {
+		a.bucket.tokens--
 	}
-	return alloc, nil
+	return refusal{}
 }
 
-// rates returns the limit over time that n more creates would meet, or nil.
-func (a *account) rates(now time.Time, use bulkhead.DayUse, n float64) *bulkhead.LimitEvidence {
-	q := &a.tier.Quota
-	if rate := q.CreatesPerSecond; rate > 0 {
-		size := a.bucket.fill(now, rate)
+// rates returns the limit over time that n more creates would meet, if any.
+func (a *account) rates(now time.Time, t *terms, n float64) refusal {
+	if t.creates > 0 {
+		size := a.bucket.fill(now, t.creates)
 		if a.bucket.tokens < min(n, size) {
-			return &bulkhead.LimitEvidence{
-				Name: "tenant.createsPerSecond", Unit: "creates/s", Limit: rate, Used: rate, Asked: n,
-				WaitSeconds: a.bucket.wait(rate, min(n, size)),
-			}
+			return refusal{kind: exceeded, LimitEvidence: bulkhead.LimitEvidence{
+				Name: "tenant.createsPerSecond", Unit: "creates/s", Limit: t.creates, Used: t.creates, Asked: n,
+				WaitSeconds: a.bucket.wait(t.creates, min(n, size)),
+			}}
 		}
 	}
-	for _, d := range []struct {
-		name, unit  string
-		limit, used float64
-	}{
-		{"tenant.cpuSecondsPerDay", "CPU-seconds", q.CPUSecondsPerDay, use.CPUSeconds},
-		{"tenant.gbHoursPerDay", "GB-hours", q.GBHoursPerDay, use.GBHours},
-	} {
+	for i, d := range t.today {
 		if d.limit > 0 && d.used >= d.limit {
-			return &bulkhead.LimitEvidence{Name: d.name, Unit: d.unit, Limit: d.limit, Used: d.used, WaitSeconds: untilTomorrow(now)}
+			return refusal{kind: exceeded, LimitEvidence: bulkhead.LimitEvidence{
+				Name: budgets[i].name, Unit: budgets[i].unit, Limit: d.limit, Used: d.used, WaitSeconds: untilTomorrow(now),
+			}}
 		}
 	}
-	return nil
+	return refusal{}
+}
+
+// budgets are those of a day, as the API writes them.
+var budgets = [days]struct{ name, unit string }{
+	cpuSeconds: {"tenant.cpuSecondsPerDay", "CPU-seconds"},
+	gbHours:    {"tenant.gbHoursPerDay", "GB-hours"},
 }
 
 // Ready is closed when the booking is granted. It is nil for one that was
@@ -220,21 +235,31 @@ func (k *Booking) Name(sandbox string) {
 // Withdraw gives up waiting. It returns nil when the booking was granted
 // meanwhile, which then still must be returned, else why there was no place.
 func (k *Booking) Withdraw(now time.Time) error {
-	b := k.b
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	switch k.state {
+	state, no := k.withdraw(now)
+	switch state {
 	case granted:
 		return nil
 	case returned:
 		return bulkhead.Errorf(bulkhead.CodeConflict, "the booking was returned")
 	case waiting:
 	}
-	err := b.whyLocked(now, k)
+	return no.err()
+}
+
+// withdraw returns the state that the booking was in.
+func (k *Booking) withdraw(now time.Time) (state, refusal) {
+	b := k.b
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	was := k.state
+	if was != waiting {
+		return was, refusal{}
+	}
+	no := b.whyLocked(now, k)
 	b.removeLocked(k)
 	k.state = returned
 	b.serveLocked(now) // what was kept free for it
-	return err
+	return was, no
 }
 
 // Return gives the booking back, or its place among those that wait. It may be
@@ -254,13 +279,13 @@ func (k *Booking) Return(now time.Time) {
 		b.serveLocked(now) // what was kept free for it
 	case granted:
 		b.bookings--
-		b.booked = b.booked.minus(k.booked)
-		b.granted = b.granted.minus(k.holds)
-		b.measured = b.measured.minus(k.use)
-		k.account.used = k.account.used.minus(k.holds)
-		b.freed.add(now, k.booked)
-		k.account.freed.add(now, k.holds)
-		if b.concernsLocked(k.account) {
+		b.booked.sub(&k.booked)
+		b.granted.sub(&k.holds)
+		b.measured.sub(&k.use)
+		k.account.used.sub(&k.holds)
+		b.freed.add(now, &k.booked)
+		k.account.freed.add(now, &k.holds)
+		if k.account.waiting > 0 || b.enoughLocked() {
 			b.serveLocked(now)
 		}
 	}
@@ -270,10 +295,10 @@ func (k *Booking) Return(now time.Time) {
 // Adopt books what runs already, whatever the limits are: a sandbox that an
 // earlier server granted.
 func (b *Book) Adopt(now time.Time, a bulkhead.Allocation) *Booking {
+	k := &Booking{b: b, account: b.account(a.Tenant), alloc: a, holds: AmountsOf(a.Limits), since: now}
+	k.booked = b.expect(k.holds)
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	k := &Booking{b: b, account: b.accountLocked(a.Tenant), alloc: a, holds: AmountsOf(a.Limits), since: now}
-	k.booked = b.expect(k.holds)
 	b.grantLocked(k)
 	return k
 }
@@ -282,21 +307,28 @@ func (b *Book) Adopt(now time.Time, a bulkhead.Allocation) *Booking {
 func (b *Book) grantLocked(k *Booking) {
 	k.state = granted
 	b.bookings++
-	b.booked = b.booked.plus(k.booked)
-	b.granted = b.granted.plus(k.holds)
-	k.account.used = k.account.used.plus(k.holds)
+	b.booked.add(&k.booked)
+	b.granted.add(&k.holds)
+	k.account.used.add(&k.holds)
 	if k.ready != nil {
 		close(k.ready)
 	}
 }
 
-func (b *Book) accountLocked(tenant string) *account {
-	a := b.accounts[tenant]
-	if a == nil {
-		a = &account{limit: Amounts{Unlimited, Unlimited, Unlimited, Unlimited}}
-		b.accounts[tenant] = a
+// account is the tenant's, made when it is first asked for.
+func (b *Book) account(tenant string) *account {
+	if a := b.known(tenant); a != nil {
+		return a
 	}
-	return a
+	a, _ := b.accounts.LoadOrStore(tenant, &account{limit: Amounts{Unlimited, Unlimited, Unlimited, Unlimited}})
+	return a.(*account) //nolint:errcheck,forcetypeassert // nothing else is stored
+}
+
+// known is the tenant's account, nil if there is none.
+func (b *Book) known(tenant string) *account {
+	a, _ := b.accounts.Load(tenant)
+	known, _ := a.(*account)
+	return known
 }
 
 // expect is what a grant is booked with on the host until it is measured.
@@ -313,7 +345,8 @@ func (b *Book) expect(holds Amounts) Amounts {
 func (b *Book) See(now time.Time, h Host) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.host, b.capacity = h, h.Most
+	b.host.Store(&h)
+	b.capacity = h.Most
 	for i := range h.Free {
 		if h.Free[i] != Unlimited {
 			b.capacity[i] = min(h.Most[i], max(0, b.measured[i]+h.Free[i]))

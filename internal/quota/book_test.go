@@ -451,6 +451,15 @@ func model(t *testing.T, rng *rand.Rand, steps int) {
 			t.Fatalf("after %s: the host has %d MiB booked of 16000", op, host.memory)
 		}
 	}
+	// Whoever can be served has been: looking at the host again grants nothing.
+	idle := func(op string) {
+		t.Helper()
+		before := b.Host()
+		b.See(now, host(16_000))
+		if after := b.Host(); after.Bookings != before.Bookings {
+			t.Fatalf("after %s: %d bookings, and %d when those that wait are served", op, before.Bookings, after.Bookings)
+		}
+	}
 	pick := func() *quota.Booking {
 		for k := range live {
 			return k
@@ -469,6 +478,7 @@ func model(t *testing.T, rng *rand.Rand, steps int) {
 			r.Priority = []bulkhead.Priority{"", "low", "high"}[rng.IntN(3)]
 			if k, err := b.Offer(now, r); err == nil {
 				live[k] = r.Tenant
+				idle(op)
 			} else if e := (*bulkhead.Error)(nil); !errors.As(err, &e) || e.Limit == nil {
 				t.Fatalf("a refusal without evidence: %v", err)
 			}
@@ -478,6 +488,7 @@ func model(t *testing.T, rng *rand.Rand, steps int) {
 				k.Return(now)
 				k.Return(now)
 				delete(live, k)
+				idle(op)
 			}
 		case 7:
 			op = "withdraw"

@@ -22,25 +22,28 @@ func (k *Booking) Change(now time.Time, tier bulkhead.Tier, l bulkhead.Limits, w
 	if err := within(&tier.Quota.Sandbox, &k.alloc.Limits, &l); err != nil {
 		return err
 	}
-	k.account.adopt(&tier)
+	a := k.account
+	a.limit = limitsOf(&tier.Quota)
 	holds := AmountsOf(l)
 	// The share that is booked follows the grant, what is in use stays booked.
 	booked := b.clamp(holds, k.booked)
-	if grow := holds.minus(k.holds); lacking(Amounts{}, grow, Amounts{}) >= 0 {
-		a := k.account
-		if i := lacking(a.used, grow, a.limit); i >= 0 {
-			ev := evidence("tenant", i, a.used, grow, a.limit)
+	grow, more := holds, booked
+	grow.sub(&k.holds)
+	more.sub(&k.booked)
+	if lacking(&nothing, &nothing, &grow, &nothing) >= 0 {
+		if i := lacking(&a.used, &nothing, &grow, &a.limit); i >= 0 {
+			ev := evidence(&tenantLimits, i, &a.used, &grow, &a.limit)
 			if holds[i] > a.limit[i] {
 				return never(ev.Name, ev.Limit, value(i, holds[i]), ev.Unit)
 			}
-			return exceeded(ev)
+			return exceededBy(ev)
 		}
-		more := booked.minus(k.booked)
-		if i := lacking(Amounts{}, booked, b.host.Most); i >= 0 {
-			return never("host."+names[i], value(i, b.host.Most[i]), value(i, booked[i]), units[i])
+		most := &b.host.Load().Most
+		if i := lacking(&nothing, &nothing, &booked, most); i >= 0 {
+			return never(hostLimits[i], value(i, most[i]), value(i, booked[i]), units[i])
 		}
-		if i := lacking(b.booked, more, b.capacity); i >= 0 {
-			return full(evidence("host", i, b.booked, more, b.capacity))
+		if i := lacking(&b.booked, &nothing, &more, &b.capacity); i >= 0 {
+			return fullOf(evidence(&hostLimits, i, &b.booked, &more, &b.capacity))
 		}
 	}
 	b.setLocked(k, holds, booked)
@@ -92,10 +95,13 @@ func changed(a bulkhead.Allocation, l bulkhead.Limits, why string, now time.Time
 
 // setLocked changes what k holds.
 func (b *Book) setLocked(k *Booking, holds, booked Amounts) {
-	b.booked = b.booked.plus(booked).minus(k.booked)
-	b.granted = b.granted.plus(holds).minus(k.holds)
-	k.account.used = k.account.used.plus(holds).minus(k.holds)
+	b.booked.sub(&k.booked)
+	b.granted.sub(&k.holds)
+	k.account.used.sub(&k.holds)
 	k.holds, k.booked = holds, booked
+	b.booked.add(&k.booked)
+	b.granted.add(&k.holds)
+	k.account.used.add(&k.holds)
 }
 
 // clamp brings what is booked for a grant between its share and all of it.
@@ -121,7 +127,8 @@ func (k *Booking) Measured(now time.Time, use Amounts) {
 		return
 	}
 	use[Sandboxes] = 0
-	b.measured = b.measured.plus(use).minus(k.use)
+	b.measured.sub(&k.use)
+	b.measured.add(&use)
 	k.use = use
 	var booked Amounts
 	for i := range use {
@@ -140,7 +147,9 @@ func (k *Booking) Measured(now time.Time, use Amounts) {
 			}
 		}
 	}
-	b.freed.add(now, k.booked.minus(booked))
+	less := k.booked
+	less.sub(&booked)
+	b.freed.add(now, &less)
 	b.setLocked(k, k.holds, booked)
 	if lower {
 		b.serveLocked(now)

@@ -19,17 +19,58 @@ func (b *Book) removeLocked(k *Booking) {
 	if i := slices.Index(b.queue, k); i >= 0 {
 		b.queue = slices.Delete(b.queue, i, i+1)
 		k.account.waiting--
+		if k.ours {
+			b.short--
+		}
 	}
 }
 
-// concernsLocked reports whether somebody waits whom the account's use of the host
-// concerns.
-func (b *Book) concernsLocked(a *account) bool { return b.short > 0 || a.waiting > 0 }
+// shortLocked counts k among those that wait for the host.
+func (b *Book) shortLocked(k *Booking) {
+	if b.short == 0 {
+		b.least = k.booked
+	}
+	b.short++
+	for i, n := range k.booked {
+		b.least[i] = min(b.least[i], n)
+	}
+}
+
+// enoughLocked reports whether what is free on the host may be enough for one of
+// those that wait for it. If it is not, there is nothing to serve.
+func (b *Book) enoughLocked() bool {
+	return b.short > 0 && lacking(&b.booked, &nothing, &b.least, &b.capacity) < 0
+}
 
 // fitsLocked reports whether there is a place for k beside what is booked.
 func (b *Book) fitsLocked(k *Booking) bool {
-	return b.host.Pressure == "" && lacking(k.account.used, k.holds, k.account.limit) < 0 &&
-		lacking(b.booked, k.booked, b.capacity) < 0
+	return b.host.Load().Pressure == "" && lacking(&k.account.used, &nothing, &k.holds, &k.account.limit) < 0 &&
+		lacking(&b.booked, &nothing, &k.booked, &b.capacity) < 0
+}
+
+// passesLocked reports whether there is a place for k, which fits and none of
+// whose tenant's claims wait, also beside what is kept for those before it. It
+// looks at as many of them as it takes to know: as a rule the first that waits for
+// the host is one too many.
+func (b *Book) passesLocked(now time.Time, k *Booking) bool {
+	var kept Amounts
+	left := b.short
+	for _, w := range b.queue {
+		if left == 0 || w.key > k.key {
+			break
+		}
+		if !w.ours {
+			continue
+		}
+		left--
+		if now.Sub(w.since) >= b.cfg.HoldAfter {
+			kept.add(&w.booked)
+			if lacking(&b.booked, &kept, &k.booked, &b.capacity) >= 0 {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // serveLocked grants what fits, in the queue's order. A claim that has waited for
@@ -41,6 +82,7 @@ func (b *Book) serveLocked(now time.Time) {
 		return
 	}
 	b.epoch++
+	pressure := b.host.Load().Pressure != ""
 	var kept Amounts
 	left := b.queue[:0]
 	for _, k := range b.queue {
@@ -48,20 +90,19 @@ func (b *Book) serveLocked(now time.Time) {
 		if a.epoch != b.epoch {
 			a.epoch, a.held = b.epoch, Amounts{}
 		}
-		ours := lacking(a.used.plus(a.held), k.holds, a.limit) < 0
-		theirs := b.host.Pressure == "" && lacking(b.booked.plus(kept), k.booked, b.capacity) < 0
-		if ours && theirs {
-			a.waiting--
-			b.grantLocked(k)
-			continue
-		}
-		if ours {
-			b.short++
+		k.ours = lacking(&a.used, &a.held, &k.holds, &a.limit) < 0
+		if k.ours {
+			if !pressure && lacking(&b.booked, &kept, &k.booked, &b.capacity) < 0 {
+				a.waiting--
+				b.grantLocked(k)
+				continue
+			}
+			b.shortLocked(k)
 		}
 		if now.Sub(k.since) >= b.cfg.HoldAfter {
-			a.held = a.held.plus(k.holds)
-			if ours {
-				kept = kept.plus(k.booked)
+			a.held.add(&k.holds)
+			if k.ours {
+				kept.add(&k.booked)
 			}
 		}
 		left = append(left, k)
@@ -70,9 +111,9 @@ func (b *Book) serveLocked(now time.Time) {
 	b.queue = left
 }
 
-// stayLocked says why a claim that was not granted at once may not wait, or nil.
-func (b *Book) stayLocked(now time.Time, k *Booking) error {
-	ours := lacking(k.account.used, k.holds, k.account.limit) < 0
+// stayLocked says why a claim that was not granted at once may not wait, if so.
+func (b *Book) stayLocked(now time.Time, k *Booking) refusal {
+	ours := lacking(&k.account.used, &nothing, &k.holds, &k.account.limit) < 0
 	if ours && !k.host || !ours && !k.own {
 		return b.whyLocked(now, k)
 	}
@@ -84,27 +125,27 @@ func (b *Book) stayLocked(now time.Time, k *Booking) error {
 		{"tenant.waiting", b.cfg.MaxWaitingEach, k.account.waiting - 1},
 	} {
 		if l.now >= l.limit {
-			return full(bulkhead.LimitEvidence{
+			return refusal{kind: full, LimitEvidence: bulkhead.LimitEvidence{
 				Name: l.name, Unit: "claims", Limit: float64(l.limit), Used: float64(l.now), Asked: 1,
 				WaitSeconds: b.waitLocked(now, k),
-			})
+			}}
 		}
 	}
-	return nil
+	return refusal{}
 }
 
 // whyLocked says what a claim that waits is waiting for.
-func (b *Book) whyLocked(now time.Time, k *Booking) error {
+func (b *Book) whyLocked(now time.Time, k *Booking) refusal {
 	a := k.account
-	if i := lacking(a.used, k.holds, a.limit); i >= 0 {
-		l := evidence("tenant", i, a.used, k.holds, a.limit)
-		l.WaitSeconds = b.waitLocked(now, k)
-		return exceeded(l)
+	if i := lacking(&a.used, &nothing, &k.holds, &a.limit); i >= 0 {
+		no := refusal{kind: exceeded, LimitEvidence: evidence(&tenantLimits, i, &a.used, &k.holds, &a.limit)}
+		no.WaitSeconds = b.waitLocked(now, k)
+		return no
 	}
-	if b.host.Pressure != "" {
-		return pressed(b.host.Pressure)
+	if why := b.host.Load().Pressure; why != "" {
+		return refusal{kind: pressed, pressure: why}
 	}
-	i := lacking(b.booked, k.booked, b.capacity)
+	i := lacking(&b.booked, &nothing, &k.booked, &b.capacity)
 	if i < 0 { // those before it are waited for
 		i = Sandboxes
 		for j := range resources {
@@ -113,9 +154,9 @@ func (b *Book) whyLocked(now time.Time, k *Booking) error {
 			}
 		}
 	}
-	l := evidence("host", i, b.booked, k.booked, b.capacity)
-	l.WaitSeconds = b.waitLocked(now, k)
-	return full(l)
+	no := refusal{kind: full, LimitEvidence: evidence(&hostLimits, i, &b.booked, &k.booked, &b.capacity)}
+	no.WaitSeconds = b.waitLocked(now, k)
+	return no
 }
 
 // waitLocked predicts how long k waits from now on: how much must come free for
@@ -127,9 +168,9 @@ func (b *Book) waitLocked(now time.Time, k *Booking) float64 {
 		if w == k || w.key > k.key {
 			break
 		}
-		host = host.plus(w.booked)
+		host.add(&w.booked)
 		if w.account == a {
-			own = own.plus(w.holds)
+			own.add(&w.holds)
 		}
 	}
 	short := func(used, ask, limit Amounts) Amounts {

@@ -20,8 +20,40 @@ func never(name string, limit, asked float64, unit string) error {
 	return e
 }
 
-// exceeded is the refusal by one of the tenant's own limits.
-func exceeded(l bulkhead.LimitEvidence) error {
+// refusal is why there is no place now, as it is found while the book is locked;
+// its text is written after.
+type refusal struct {
+	kind refusalKind
+	bulkhead.LimitEvidence
+	pressure string // of kind pressed
+}
+
+// refusalKind says whose limit it is.
+type refusalKind uint8
+
+const (
+	granting refusalKind = iota // no refusal
+	exceeded                    // one of the tenant's own limits
+	full                        // one of the host's
+	pressed                     // the host is short of something now
+)
+
+// err is the refusal as the error that the tenant reads.
+func (r refusal) err() error {
+	switch r.kind {
+	case exceeded:
+		return exceededBy(r.LimitEvidence)
+	case full:
+		return fullOf(r.LimitEvidence)
+	case pressed:
+		return pressedBy(r.pressure)
+	case granting:
+	}
+	return nil
+}
+
+// exceededBy is the refusal by one of the tenant's own limits.
+func exceededBy(l bulkhead.LimitEvidence) error {
 	return &bulkhead.Error{
 		Code: bulkhead.CodeQuotaExceeded, Limit: &l, RetryAfter: seconds(l.WaitSeconds),
 		Msg: fmt.Sprintf("quota exceeded: %s is %s %s, %s are in use and %s are asked for",
@@ -32,8 +64,8 @@ func exceeded(l bulkhead.LimitEvidence) error {
 // retryAfter is when a full host is worth asking again if nothing is known.
 const retryAfter = 2 * time.Second
 
-// full is the refusal by the host.
-func full(l bulkhead.LimitEvidence) error {
+// fullOf is the refusal by the host.
+func fullOf(l bulkhead.LimitEvidence) error {
 	e := &bulkhead.Error{
 		Code: bulkhead.CodeUnavailable, Limit: &l, RetryAfter: max(seconds(l.WaitSeconds), time.Second),
 		Msg: fmt.Sprintf("this node is full: %s is %s %s, %s are booked and %s are needed",
@@ -47,8 +79,8 @@ func full(l bulkhead.LimitEvidence) error {
 	return e
 }
 
-// pressed is the refusal by a host that is short of something now.
-func pressed(why string) error {
+// pressedBy is the refusal by a host that is short of something now.
+func pressedBy(why string) error {
 	return &bulkhead.Error{
 		Code: bulkhead.CodeUnavailable, RetryAfter: retryAfter,
 		Limit: &bulkhead.LimitEvidence{Name: "host.pressure"},
@@ -58,10 +90,10 @@ func pressed(why string) error {
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
-// evidence is what lacks in an account.
-func evidence(scope string, resource int, used, ask, limit Amounts) bulkhead.LimitEvidence {
+// evidence is what lacks in an account, whose limits are called by names.
+func evidence(names *[resources]string, resource int, used, ask, limit *Amounts) bulkhead.LimitEvidence {
 	return bulkhead.LimitEvidence{
-		Name: scope + "." + names[resource], Unit: units[resource],
+		Name: names[resource], Unit: units[resource],
 		Limit: value(resource, limit[resource]), Used: value(resource, used[resource]), Asked: value(resource, ask[resource]),
 	}
 }

@@ -23,7 +23,7 @@ func (b *Book) View(tenant string, tier bulkhead.Tier) bulkhead.QuotaState {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	v := bulkhead.QuotaState{Tenant: tenant, Tier: tier}
-	if a := b.accounts[tenant]; a != nil {
+	if a := b.known(tenant); a != nil {
 		v.Used, v.Waiting = sums(a.used), a.waiting
 	}
 	return v
@@ -33,10 +33,11 @@ func (b *Book) View(tenant string, tier bulkhead.Tier) bulkhead.QuotaState {
 func (b *Book) Host() bulkhead.HostState {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	host := b.host.Load()
 	return bulkhead.HostState{
 		Capacity: sums(b.capacity), Booked: sums(b.booked), Granted: sums(b.granted),
 		Bookings: b.bookings, Waiting: len(b.queue),
-		Load: b.host.Load, LoadFactor: b.host.Load.Factor(), Pressure: b.host.Pressure,
+		Load: host.Load, LoadFactor: host.Load.Factor(), Pressure: host.Pressure,
 	}
 }
 
@@ -48,12 +49,12 @@ const MaxWhatIf = 100_000
 func (b *Book) WhatIf(now time.Time, r Request, count int) bulkhead.WhatIf {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	a := b.accounts[r.Tenant]
-	if a == nil {
-		a = &account{}
+	var seen account
+	if a := b.known(r.Tenant); a != nil {
+		seen = account{used: a.used, bucket: a.bucket, freed: a.freed}
 	}
-	seen := account{used: a.used, bucket: a.bucket, freed: a.freed}
-	seen.adopt(&r.Tier)
+	t := termsOf(&r.Tier.Quota, r.Today)
+	host := b.host.Load()
 	out := bulkhead.WhatIf{Count: count, Fitting: count}
 	type block struct {
 		bulkhead.LimitEvidence
@@ -63,18 +64,18 @@ func (b *Book) WhatIf(now time.Time, r Request, count int) bulkhead.WhatIf {
 	add := func(l bulkhead.LimitEvidence, fitting int64) {
 		blocks = append(blocks, block{l, max(fitting, 0)})
 	}
-	alloc, err := allocate(&r, b.host.Load, b.host.Most, now)
+	alloc, err := allocate(&r, host.Load, host.Most, now)
 	out.Allocation = alloc
 	if known, ok := err.(*bulkhead.Error); ok { //nolint:errorlint // made by allocate
 		add(*known.Limit, 0)
 	} else {
 		for _, s := range []struct {
-			scope            string
+			names            *[resources]string
 			used, ask, limit Amounts
 			freed            *flow
 		}{
-			{"tenant", seen.used, AmountsOf(alloc.Limits), seen.limit, &seen.freed},
-			{"host", b.booked, b.expect(AmountsOf(alloc.Limits)), b.capacity, &b.freed},
+			{&tenantLimits, seen.used, AmountsOf(alloc.Limits), t.limit, &seen.freed},
+			{&hostLimits, b.booked, b.expect(AmountsOf(alloc.Limits)), b.capacity, &b.freed},
 		} {
 			for i := range resources {
 				if s.ask[i] <= 0 || s.limit[i] == Unlimited {
@@ -83,7 +84,7 @@ func (b *Book) WhatIf(now time.Time, r Request, count int) bulkhead.WhatIf {
 				if fit := (s.limit[i] - s.used[i]) / s.ask[i]; fit < int64(count) {
 					all := s.ask
 					all[i] *= int64(count)
-					l := evidence(s.scope, i, s.used, all, s.limit)
+					l := evidence(s.names, i, &s.used, &all, &s.limit)
 					l.Never = all[i] > s.limit[i]
 					var short Amounts
 					short[i] = all[i] + s.used[i] - s.limit[i]
@@ -94,15 +95,15 @@ func (b *Book) WhatIf(now time.Time, r Request, count int) bulkhead.WhatIf {
 				}
 			}
 		}
-		if b.host.Pressure != "" {
+		if host.Pressure != "" {
 			add(bulkhead.LimitEvidence{Name: "host.pressure"}, 0)
 		}
-		if l := seen.rates(now, r.Today, float64(count)); l != nil {
+		if no := seen.rates(now, &t, float64(count)); no.kind != granting {
 			fit := int64(0)
-			if l.Name == "tenant.createsPerSecond" {
+			if no.Name == "tenant.createsPerSecond" {
 				fit = int64(seen.bucket.tokens)
 			}
-			add(*l, fit)
+			add(no.LimitEvidence, fit)
 		}
 	}
 	slices.SortStableFunc(blocks, func(x, y block) int { return int(x.fitting - y.fitting) })
