@@ -14,7 +14,7 @@ export GOFLAGS += -trimpath
 SOURCES := $(shell find . -name '*.go' -not -path './test/*' -o -name '*.py' -path './internal/*' -o -name '*.sql' -path './internal/*') go.mod
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test unit race soak residue bench check lint fmt vuln generate compat clean deps
+.PHONY: help build demo test unit race soak cgroups residue bench check lint fmt vuln generate compat clean deps
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ unit: ## quick tests of the packages, without race detector
 soak: ## the scripts' bombs at length, the small host among them
 	@internal/script/testdata/fetch.sh
 	@$(GO) test -count=1 -timeout 30m ./internal/script/...
+
+cgroups: ## the limits on a second kernel with cgroup v2, in a container of it, v1 and hybrid
+	@scripts/cgroups
 
 residue: ## 1,000 sandboxes ended at every stage, the server killed twice: nothing is left
 	@scripts/residue

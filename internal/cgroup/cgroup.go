@@ -115,10 +115,21 @@ func (t *Tree) SwapLimited() bool { return t.swap }
 
 // delegate switches the controllers on for the groups below the root.
 func (t *Tree) delegate() error {
-	child := path.Join(t.root, "any")
-	m, err := cgroup2.Load(child, cgroup2.WithMountpoint(t.layout.V2))
-	if err == nil {
-		err = m.ToggleControllers([]string{string(CPU), string(Memory), string(Pids)}, cgroup2.Enable)
+	var err error
+	for at, rest := "/", t.root; err == nil; {
+		dir := filepath.Join(t.layout.V2, at)
+		enable := func() error { return writeFile(dir, "cgroup.subtree_control", "+cpu +memory +pids") }
+		if err = enable(); errors.Is(err, errBusy) && at == "/" {
+			if err = Vacate(dir); err == nil {
+				t.log.Info("moved the processes of the root group, a container's it seems", "to", serverGroup)
+				err = enable()
+			}
+		}
+		if at == t.root {
+			break
+		}
+		next, after, _ := strings.Cut(strings.TrimPrefix(rest, "/"), "/")
+		at, rest = path.Join(at, next), after
 	}
 	if err != nil {
 		return fmt.Errorf("switch controllers on for %s (no process may be in the groups above it): %w", t.root, err)
@@ -318,9 +329,9 @@ func (t *Tree) resources(l bulkhead.Limits, x Extra) *specs.LinuxResources {
 	return r
 }
 
-// Update changes the limits of a group in use. Memory below what is in use is
-// taken back by the kernel, or killed for (v2), or refused (v1), which is a
-// [bulkhead.CodeConflict]; then the other limits may have changed already.
+// Update changes the limits of a group in use. A memory limit below what is in use
+// makes the kernel take back what it can; where that is not enough it is refused
+// with [bulkhead.CodeConflict], and on v1 the other limits may have changed already.
 func (g *Group) Update(l bulkhead.Limits, x Extra) error {
 	if err := check(l, x); err != nil {
 		return err
@@ -332,25 +343,11 @@ func (g *Group) Update(l bulkhead.Limits, x Extra) error {
 }
 
 func (g *Group) write(r *specs.LinuxResources, x Extra) error {
+	write := g.writeV1
 	if g.t.layout.Mode == ModeV2 {
-		m, err := cgroup2.Load(g.CgroupsPath(), cgroup2.WithMountpoint(g.t.layout.V2))
-		if err != nil {
-			return err
-		}
-		together := "0"
-		if x.KillTogether {
-			together = "1"
-		}
-		return errors.Join(m.Update(cgroup2.ToResources(r)), writeFile(g.unified(), "memory.oom.group", together))
+		write = g.writeV2
 	}
-	c, err := cgroup1.Load(cgroup1.StaticPath(g.CgroupsPath()), cgroup1.WithHierarchy(g.t.layout.limiting))
-	if err != nil {
-		return err
-	}
-	if err := g.raise(c, r); err != nil {
-		return err
-	}
-	err = c.Update(r)
+	err := write(r, x)
 	if errors.Is(err, errBusy) {
 		return &bulkhead.Error{
 			Code: bulkhead.CodeConflict, Err: err,
@@ -358,6 +355,45 @@ func (g *Group) write(r *specs.LinuxResources, x Extra) error {
 		}
 	}
 	return err
+}
+
+func (g *Group) writeV1(r *specs.LinuxResources, _ Extra) error {
+	c, err := cgroup1.Load(cgroup1.StaticPath(g.CgroupsPath()), cgroup1.WithHierarchy(g.t.layout.limiting))
+	if err != nil {
+		return err
+	}
+	if err := g.raise(c, r); err != nil {
+		return err
+	}
+	return c.Update(r)
+}
+
+func (g *Group) writeV2(r *specs.LinuxResources, x Extra) (err error) {
+	m, err := cgroup2.Load(g.CgroupsPath(), cgroup2.WithMountpoint(g.t.layout.V2))
+	if err != nil {
+		return err
+	}
+	dir := g.unified()
+	now := reader{}
+	if limit := now.number(dir, "memory.max"); limit > *r.Memory.Limit {
+		// For a limit below what is in use the kernel would kill. This one makes it take
+		// back what it can and holds the programs there, for the moment of the change.
+		defer func() { err = errors.Join(err, writeFile(dir, "memory.high", "max")) }()
+		if err := writeFile(dir, "memory.high", strconv.FormatInt(*r.Memory.Limit, 10)); err != nil {
+			return err
+		}
+		if now.number(dir, "memory.current") > *r.Memory.Limit {
+			return errBusy
+		}
+	}
+	if now.err != nil {
+		return now.err
+	}
+	together := "0"
+	if x.KillTogether {
+		together = "1"
+	}
+	return errors.Join(m.Update(cgroup2.ToResources(r)), writeFile(dir, "memory.oom.group", together))
 }
 
 // raise lifts the limit of memory and swap together when it shall be higher, so

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/guard"
 	"github.com/bulkheadhq/bulkhead/internal/testenv"
 )
 
@@ -55,6 +56,17 @@ func TestMain(m *testing.M) {
 			}
 		case "child-wait":
 			time.Sleep(time.Hour)
+		case "child-guard": // what the admission guard takes for the memory there is
+			p, err := guard.OpenProbe("/")
+			if err != nil {
+				panic(err)
+			}
+			r, err := p.Read(true)
+			if err != nil {
+				panic(err)
+			}
+			fmt.Println(r.Source, r.Limit>>20, r.Used > 0 && r.Used < r.Limit)
+			os.Exit(0)
 		case "child-where":
 			b, _ := os.ReadFile("/proc/self/cgroup")
 			_, _ = os.Stdout.Write(b)
@@ -277,6 +289,51 @@ func TestMemoryLimit(t *testing.T) {
 	}
 }
 
+// TestMemoryOfAll has a program eat less than it may, but more than there is for all
+// boxes together: it ends, and not for its own limit.
+func TestMemoryOfAll(t *testing.T) {
+	tr := tree(t)
+	file := "memory.limit_in_bytes"
+	if tr.layout.Mode == ModeV2 {
+		file = "memory.max"
+	}
+	must(t, writeFile(filepath.Join(tr.layout.dir(Memory), tr.root), file, strconv.Itoa(64<<20)))
+	g, err := tr.Create("box", bulkhead.Limits{CPU: 1, MemoryMB: 1024, Pids: 40}, Extra{})
+	must(t, err)
+	before, err := g.Stat()
+	must(t, err)
+	cmd := child(t, "eat")
+	must(t, g.Start(cmd))
+	_ = cmd.Wait()
+	after, err := g.Stat()
+	must(t, err)
+	if cause, limit, _ := Evidence(before, after); after.OOMKills == before.OOMKills || cause != "" {
+		t.Errorf("%+v is evidence of %q, limit %d; want a kill that is none", after, cause, limit)
+	}
+	if m, err := tr.Memory(); err != nil || m.Total != 64<<20 {
+		t.Errorf("all boxes may have %d bytes, %v; want %d", m.Total, err, 64<<20)
+	}
+}
+
+// TestGuardInGroup looks at the memory of a group as the admission guard does, from
+// inside.
+func TestGuardInGroup(t *testing.T) {
+	tr := tree(t)
+	g := create(t, tr, "box")
+	cmd := child(t, "guard")
+	var out, problem strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &problem
+	must(t, g.Start(cmd))
+	err := cmd.Wait()
+	want := "cgroup1 64 true\n"
+	if tr.layout.Mode == ModeV2 {
+		want = "cgroup2 64 true\n"
+	}
+	if err != nil || out.String() != want {
+		t.Errorf("the guard sees %q, %v %s; want %q", out.String(), err, problem.String(), want)
+	}
+}
+
 // TestPidsLimit has a program fork more than it may, and the group killed.
 func TestPidsLimit(t *testing.T) {
 	tr := tree(t)
@@ -387,9 +444,6 @@ func TestFreeze(t *testing.T) {
 // TestShrinkBelowUse asks for less than is in use.
 func TestShrinkBelowUse(t *testing.T) {
 	tr := tree(t)
-	if tr.layout.Mode == ModeV2 {
-		t.Skip("v2 kills instead of refusing")
-	}
 	g, err := tr.Create("box", bulkhead.Limits{CPU: 1, MemoryMB: 1024, Pids: 40}, Extra{})
 	must(t, err)
 	cmd := child(t, "eat")
@@ -399,6 +453,9 @@ func TestShrinkBelowUse(t *testing.T) {
 	err = g.Update(limits, Extra{})
 	if bulkhead.CodeOf(err) != bulkhead.CodeConflict {
 		t.Errorf("Update below what is in use: %v; want a conflict", err)
+	}
+	if s, err := g.Stat(); err != nil || s.MemoryLimit != 1024<<20 || s.OOMKills > 0 {
+		t.Errorf("after the refusal: %+v, %v; want the limit as it was, and nobody killed", s, err)
 	}
 	must(t, g.Thaw())
 	must(t, g.Kill(t.Context()))

@@ -102,6 +102,7 @@ func v2Tree(t *testing.T) (*Group, string) {
 		"bulkhead/box/memory.current":     "104857600\n",
 		"bulkhead/box/memory.peak":        "209715200\n",
 		"bulkhead/box/memory.max":         "268435456\n",
+		"bulkhead/box/memory.high":        "max\n",
 		"bulkhead/box/memory.swap.max":    "",
 		"bulkhead/box/memory.oom.group":   "0\n",
 		"bulkhead/box/memory.stat":        "anon 4096\nfile 99999\ninactive_file 3000\nactive_file 1000\n",
@@ -129,7 +130,7 @@ func TestStatV2(t *testing.T) {
 	must(t, err)
 	want := Stat{
 		CPU: 1500 * time.Millisecond, Throttled: 250 * time.Millisecond, Throttles: 3,
-		Memory: 100 << 20, MemoryPeak: 200 << 20, MemoryLimit: 256 << 20, Cache: 4000, MemoryHits: 12, OOMKills: 1,
+		Memory: 100 << 20, MemoryPeak: 200 << 20, MemoryLimit: 256 << 20, Cache: 4000, MemoryHits: 12, OOMs: 2, OOMKills: 1,
 		Pids: 7, PidsPeak: 9, PidsLimit: 64, PidsHits: 4,
 	}
 	if diff := cmp.Diff(want, got, ignoreAt); diff != "" {
@@ -248,9 +249,12 @@ func TestStatV1(t *testing.T) {
 }
 
 func TestEvidence(t *testing.T) {
-	base := Stat{OOMKills: 1, PidsHits: 2, MemoryLimit: 100, MemoryPeak: 90, PidsLimit: 10, PidsPeak: 8}
-	oom, pids := base, base
-	oom.OOMKills, oom.PidsHits, oom.MemoryPeak = 2, 3, 100
+	base := Stat{OOMs: 1, OOMKills: 1, PidsHits: 2, MemoryLimit: 100, MemoryPeak: 90, PidsLimit: 10, PidsPeak: 8}
+	oom, host, pids := base, base, base
+	oom.OOMs, oom.OOMKills, oom.PidsHits, oom.MemoryPeak = 2, 2, 3, 100
+	host.OOMKills = 2
+	noPeak := oom
+	noPeak.Memory, noPeak.MemoryPeak = 7, 0
 	pids.PidsHits, pids.PidsPeak = 5, 10
 	for _, tt := range []struct {
 		name        string
@@ -259,6 +263,8 @@ func TestEvidence(t *testing.T) {
 		limit, peak int64
 	}{
 		{"nothing", base, "", 0, 0},
+		{"memory of the host", host, "", 0, 0},
+		{"memory of a kernel without peaks", noPeak, bulkhead.CauseMemoryLimit, 100, 100},
 		{"memory before pids", oom, bulkhead.CauseMemoryLimit, 100, 100},
 		{"pids", pids, bulkhead.CausePidsLimit, 10, 10},
 	} {

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -139,6 +141,39 @@ func (p *protection) move(mount, name string) (dir string, err error) {
 	}
 	p.back = append(p.back, func() error { return writeFile(mount, "cgroup.procs", strconv.Itoa(os.Getpid())) })
 	return dir, nil
+}
+
+// serverGroup is where Vacate moves processes to.
+const serverGroup = "/bulkhead-server"
+
+// Vacate moves all processes of the v2 tree's root group into one below it. A
+// container sees its own group as the root: while processes are in there, the kernel
+// does not let it have groups with limits. The root of the host needs none of this.
+func Vacate(mount string) error {
+	dir := filepath.Join(mount, serverGroup)
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) { //nolint:gosec // cgroupfs shows its groups to all
+		return fmt.Errorf("make a group for the processes of the root group: %w", err)
+	}
+	for range 100 { // they may fork meanwhile
+		s, err := readFile(mount, "cgroup.procs")
+		if err != nil {
+			return fmt.Errorf("list the processes of the root group: %w", err)
+		}
+		left := 0
+		for pid := range strings.FieldsSeq(s) {
+			if pid == "0" {
+				return errors.New("empty the root group: there are processes of another namespace in it")
+			}
+			if err := writeFile(dir, "cgroup.procs", pid); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("move process %s out of the root group: %w", pid, err)
+			}
+			left++
+		}
+		if left == 0 {
+			return nil
+		}
+	}
+	return errors.New("empty the root group: its processes start others faster than they can be moved")
 }
 
 // Expendable lets the kernel kill this process before others when the host is out

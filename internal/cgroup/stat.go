@@ -27,9 +27,11 @@ type Stat struct {
 	// has 0. Cache is the part of Memory that the kernel can take back: pages of
 	// files, not of shared memory.
 	Memory, MemoryPeak, MemoryLimit, Cache int64
-	// MemoryHits is how often the limit was reached, OOMKills how many processes
-	// were killed for it.
-	MemoryHits, OOMKills uint64
+	// MemoryHits is how often the limit was reached, OOMs how often nothing could be
+	// taken back then, and OOMKills how many processes were killed for memory: for
+	// that of the host or of a group above, too. On v1 OOMs are those of a peak near
+	// the limit.
+	MemoryHits, OOMs, OOMKills uint64
 	// Pids, PidsPeak and PidsLimit count tasks: processes and threads.
 	Pids, PidsPeak, PidsLimit int64
 	// PidsHits is how often a task could not be made because of the limit.
@@ -88,6 +90,9 @@ func (g *Group) statV1(r *reader, s *Stat) {
 	stat := r.keyed(mem, "memory.stat")
 	s.Cache = stat["total_inactive_file"] + stat["total_active_file"]
 	s.OOMKills = uint64(r.keyed(mem, "memory.oom_control")["oom_kill"]) //nolint:gosec // a counter
+	if s.MemoryLimit > 0 && s.MemoryPeak >= s.MemoryLimit-s.MemoryLimit/16 {
+		s.OOMs = s.OOMKills
+	}
 }
 
 func (g *Group) statV2(r *reader, s *Stat) {
@@ -101,7 +106,7 @@ func (g *Group) statV2(r *reader, s *Stat) {
 	stat := r.keyed(dir, "memory.stat")
 	s.Cache = stat["inactive_file"] + stat["active_file"]
 	events := r.keyed(dir, "memory.events")
-	s.MemoryHits, s.OOMKills = uint64(events["max"]), uint64(events["oom_kill"]) //nolint:gosec // counters
+	s.MemoryHits, s.OOMs, s.OOMKills = uint64(events["max"]), uint64(events["oom"]), uint64(events["oom_kill"]) //nolint:gosec // counters
 }
 
 // reader reads control files and keeps the first error.
@@ -169,11 +174,16 @@ func pairs(s string) map[string]int64 {
 // Evidence says which limit ended something in a group between two readings:
 // the cause, the limit and the peak in the unit of the cause, as in
 // [bulkhead.End]. A kill for memory counts before a refused fork, since only it
-// is an end by itself. The cause is "" when neither happened.
+// is an end by itself. The cause is "" when neither happened; a kill because the
+// host, or a group above, was out of memory is none of the group's limits.
 func Evidence(before, after Stat) (cause bulkhead.Cause, limit, peak int64) {
 	switch {
-	case after.OOMKills > before.OOMKills:
-		return bulkhead.CauseMemoryLimit, after.MemoryLimit, max(after.MemoryPeak, after.Memory)
+	case after.OOMKills > before.OOMKills && after.OOMs > before.OOMs:
+		peak = max(after.MemoryPeak, after.Memory)
+		if after.MemoryPeak == 0 { // v2 before Linux 5.19: it was at the limit
+			peak = after.MemoryLimit
+		}
+		return bulkhead.CauseMemoryLimit, after.MemoryLimit, peak
 	case after.PidsHits > before.PidsHits:
 		return bulkhead.CausePidsLimit, after.PidsLimit, max(after.PidsPeak, after.Pids)
 	}

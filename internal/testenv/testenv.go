@@ -6,9 +6,9 @@
 // is skipped there for want of something.
 //
 // Not even "all" asks for what no single machine has, and a plain skip says so:
-// cgroups of version 1, version 2 and both at once (internal/cgroup), what a
-// driver or a language's kernel cannot do (drivertest, internal/interp), and being
-// outside gVisor (internal/envd/guard). Nor does it undo -short, which leaves the
+// cgroups of version 1, version 2 and both at once (internal/cgroup; `make cgroups`
+// has a second kernel for each), what a driver or a language's kernel cannot do
+// (drivertest, internal/interp), and being outside gVisor (internal/envd/guard). Nor does it undo -short, which leaves the
 // long tests to `make soak`.
 package testenv
 

@@ -180,7 +180,7 @@ func (s *server) start(bin string, args ...string) error {
 }
 
 func (s *server) healthy() error {
-	for range 600 {
+	for range 2400 {
 		resp, err := http.Get("http://" + s.http + "/health")
 		if err == nil {
 			resp.Body.Close()
@@ -194,7 +194,7 @@ func (s *server) healthy() error {
 		case <-time.After(50 * time.Millisecond): // a server that starts has no event to wait for
 		}
 	}
-	return errors.New("the server was not ready within 30 s")
+	return errors.New("the server was not ready within 2 minutes")
 }
 
 // stop ends the server cleanly.

@@ -121,7 +121,7 @@ except OSError as e: print(n if e.errno == 24 else e)'`)
 	})
 	t.Run("inodes", func(t *testing.T) {
 		sb := s.sandbox(t, bulkhead.CreateRequest{Limits: bulkhead.Limits{DiskMB: 64, MemoryMB: 128}})
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 		defer cancel()
 		out, err := sb.Exec(ctx, shell(`cd; mkdir many; cd many; python3 -c 'n = 0
 while True: open(str(n), "w").close(); n += 1'`), nil)

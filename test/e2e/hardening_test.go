@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +61,9 @@ func TestEscapes(t *testing.T) {
 		var b bytes.Buffer
 		for _, f := range watched {
 			text, _ := os.ReadFile(f)
+			if f == "/proc/modules" { // their names: how many use them changes by itself
+				text = regexp.MustCompile(`(?m) .*$`).ReplaceAll(text, nil)
+			}
 			b.Write(text)
 		}
 		return b.String()

@@ -10,6 +10,10 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bulkheadhq/bulkhead/internal/cgroup"
 )
 
 // Where the memory controllers are mounted.
@@ -56,10 +60,19 @@ func newCgroups(prefix string) (cgroups, error) {
 		c.dir = cgroup2Root
 	}
 	sweep(c.dir, prefix)
-	_ = os.WriteFile(filepath.Join(c.dir, "cgroup.subtree_control"), []byte("+cpu"), 0o600)
-	if err := os.WriteFile(filepath.Join(c.dir, "cgroup.subtree_control"), []byte("+memory"), 0o600); err != nil {
+	enable := func(controller string) error {
+		return os.WriteFile(filepath.Join(c.dir, "cgroup.subtree_control"), []byte("+"+controller), 0o600)
+	}
+	err := enable("memory")
+	if errors.Is(err, unix.EBUSY) && c.dir == cgroup2Root {
+		if err = cgroup.Vacate(c.dir); err == nil {
+			err = enable("memory")
+		}
+	}
+	if err != nil {
 		return cgroups{}, fmt.Errorf("enable the memory controller: %w", err)
 	}
+	_ = enable("cpu") // a matter of speed only
 	return c, nil
 }
 
@@ -242,7 +255,7 @@ func (g *group) used() int64 {
 	return readControl(g.dir, "memory.usage_in_bytes", "")
 }
 
-// peak returns the most the group ever used.
+// peak returns the most the group ever used, 0 on version 2 before Linux 5.19.
 func (g *group) peak() int64 {
 	if g == nil {
 		return 0
@@ -264,10 +277,17 @@ func (g *group) kills() int64 {
 	return readControl(g.dir, "memory.oom_control", "oom_kill")
 }
 
-// byHost reports whether these kills were not for the group's own limit, which it
-// stayed below: then it was the limit of a group above, or the host's memory.
+// byHost reports whether these kills were not for the group's own limit: then it was
+// the limit of a group above, or the host's memory. Version 2 counts how often the
+// group's own limit was the reason; on version 1 it stayed well below it.
 func (g *group) byHost(kills int64) bool {
-	return g != nil && kills > 0 && g.limit > 0 && g.peak() < g.limit-g.limit/16
+	if g == nil || kills == 0 || g.limit == 0 {
+		return false
+	}
+	if g.v2 {
+		return readControl(g.dir, "memory.events", "oom") == 0
+	}
+	return g.peak() < g.limit-g.limit/16
 }
 
 // remove removes the group; its process must be gone.
