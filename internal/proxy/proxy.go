@@ -121,7 +121,7 @@ func New(cfg Config) (*Proxy, error) {
 		Transport:      roundTrip(p.pick),
 		FlushInterval:  -1,
 		BufferPool:     newBuffers(),
-		ModifyResponse: sanitise,
+		ModifyResponse: p.sanitise,
 		ErrorHandler:   p.explain,
 		ErrorLog:       slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}
@@ -171,6 +171,7 @@ func (p *Proxy) Close() {
 type hop struct {
 	target
 	sandbox bulkhead.Sandbox
+	lane    *lane
 }
 
 // hopKey is the context key of the [hop].
@@ -187,13 +188,14 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, t target) {
 		p.refuse(w, r, err)
 		return
 	}
-	if err := p.streams.acquire(t.id); err != nil {
+	lane, err := p.streams.acquire(t.id)
+	if err != nil {
 		p.refuse(w, r, err)
 		return
 	}
 	defer p.streams.release(t.id)
 
-	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), hopKey{}, hop{t, sb}))
+	ctx, cancel := context.WithCancel(context.WithValue(r.Context(), hopKey{}, hop{t, sb, lane}))
 	defer cancel()
 	r = r.WithContext(ctx)
 	rec := &recorder{ResponseWriter: w, flooded: cancel, body: track(r)}
@@ -248,13 +250,22 @@ func rewrite(pr *httputil.ProxyRequest) {
 	pr.Out.Header.Del("Upgrade")
 	pr.Out.Header.Del("Connection")
 	pr.Out.Header.Del("X-Api-Key")
+	if h.isOutput(pr.In) {
+		for _, name := range codings {
+			pr.Out.Header.Del(name)
+		}
+	}
 }
 
-// sanitise takes from a box's answer what would reach beyond that box.
-func sanitise(res *http.Response) error {
+// sanitise takes from a box's answer what would reach beyond that box, and holds it
+// to the box's limits.
+func (p *Proxy) sanitise(res *http.Response) error {
 	res.Header.Del("Alt-Svc")
 	for i, cookie := range res.Header["Set-Cookie"] {
 		res.Header["Set-Cookie"][i] = withoutDomain(cookie)
+	}
+	if h, _ := res.Request.Context().Value(hopKey{}).(hop); h.isOutput(res.Request) {
+		return p.bound(res, h)
 	}
 	return nil
 }

@@ -14,32 +14,38 @@ type streams struct {
 
 	mu    sync.Mutex
 	total int
-	each  map[string]int
+	each  map[string]*lane
 }
 
 func newStreams(most, mostEach int) *streams {
-	return &streams{max: most, maxEach: mostEach, each: map[string]int{}}
+	return &streams{max: most, maxEach: mostEach, each: map[string]*lane{}}
 }
 
-// acquire takes a place, which must be released, or says why there is none.
-func (s *streams) acquire(id string) error {
+// acquire takes a place on the sandbox's lane, which must be released, or says why
+// there is none.
+func (s *streams) acquire(id string) (*lane, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	l := s.each[id]
 	switch {
-	case s.each[id] >= s.maxEach:
-		return &answer{
+	case l != nil && l.requests >= s.maxEach:
+		return nil, &answer{
 			Code: http.StatusTooManyRequests, SandboxID: id, Retry: true,
 			Message: "The sandbox has as many requests under way as it may have",
 		}
 	case s.total >= s.max:
-		return &answer{
+		return nil, &answer{
 			Code: http.StatusServiceUnavailable, SandboxID: id, Retry: true,
 			Message: "The server has as many requests to sandboxes under way as it may have",
 		}
 	}
+	if l == nil {
+		l = newLane()
+		s.each[id] = l
+	}
 	s.total++
-	s.each[id]++
-	return nil
+	l.requests++
+	return l, nil
 }
 
 // release gives a place back.
@@ -47,7 +53,8 @@ func (s *streams) release(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.total--
-	if s.each[id]--; s.each[id] == 0 {
+	l := s.each[id]
+	if l.requests--; l.requests == 0 {
 		delete(s.each, id)
 	}
 }
