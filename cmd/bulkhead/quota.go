@@ -17,7 +17,7 @@ var _ node.Tenants = entitlements{}
 
 // openBook opens the book of who has what, and the watch that tells it of the host.
 func (s *server) openBook() error {
-	s.book = quota.New(quota.Config{Share: s.cfg.BookShare, DiskShare: diskShare(s.cfg.BookShare)})
+	s.book = quota.New(quota.Config{Connections: int64(s.cfg.MaxConns), Share: s.cfg.BookShare, DiskShare: diskShare(s.cfg.BookShare)})
 	var err error
 	s.capacity, err = host.NewCapacity(host.CapacityConfig{
 		Book: s.book, Sandboxes: s.cfg.MaxSandboxes, CPUOvercommit: s.cfg.CPUOvercommit,

@@ -149,6 +149,7 @@ type ResizeCmd struct {
 	Pids      int64   `help:"Limit of processes and threads." placeholder:"N"`
 	Bandwidth int64   `help:"Network rate each way, in kbit/s." placeholder:"KBPS"`
 	Packets   int64   `help:"Network rate each way, in packets a second." placeholder:"N"`
+	Conns     int64   `name:"connections" help:"Connections to the outside that may be open." placeholder:"N"`
 	Prints    int64   `name:"output-mb-per-second" help:"How fast its programs print together." placeholder:"MIB"`
 }
 
@@ -159,7 +160,8 @@ func (c *ResizeCmd) Run(ctx context.Context, a *App) error {
 		return err
 	}
 	got, err := cl.Resize(ctx, c.ID, bulkhead.Limits{
-		CPU: c.CPU, MemoryMB: c.Memory.MiB(), Pids: c.Pids, BandwidthKbps: c.Bandwidth, PacketsPerSecond: c.Packets, OutputMBPerSecond: c.Prints,
+		CPU: c.CPU, MemoryMB: c.Memory.MiB(), Pids: c.Pids, BandwidthKbps: c.Bandwidth, PacketsPerSecond: c.Packets,
+		Connections: c.Conns, OutputMBPerSecond: c.Prints,
 	})
 	if err != nil {
 		return err
@@ -168,6 +170,6 @@ func (c *ResizeCmd) Run(ctx context.Context, a *App) error {
 		return a.printJSON(got)
 	}
 	l := got.Limits
-	return a.line(fmt.Sprintf("%s: %s cores, %s memory, %d processes, %d kbit/s, %d packets/s, output %d MiB/s",
-		c.ID, number(l.CPU), mib(l.MemoryMB), l.Pids, l.BandwidthKbps, l.PacketsPerSecond, l.OutputMBPerSecond))
+	return a.line(fmt.Sprintf("%s: %s cores, %s memory, %d processes, %d kbit/s, %d packets/s, %d connections, output %d MiB/s",
+		c.ID, number(l.CPU), mib(l.MemoryMB), l.Pids, l.BandwidthKbps, l.PacketsPerSecond, l.Connections, l.OutputMBPerSecond))
 }

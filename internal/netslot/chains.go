@@ -45,6 +45,7 @@ func (r *ruleset) chains(c *nftables.Conn) {
 	nat := base("nat", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 	redirect := base("redirect", nftables.ChainTypeNAT, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
 	refuse := c.AddChain(&nftables.Chain{Table: r.table, Name: refuseChain})
+	hold := c.AddChain(&nftables.Chain{Table: r.table, Name: holdChain})
 	open := c.AddChain(&nftables.Chain{Table: r.table, Name: "open"})
 	fromBox := c.AddChain(&nftables.Chain{Table: r.table, Name: "from_box"})
 	toBox := c.AddChain(&nftables.Chain{Table: r.table, Name: "to_box"})
@@ -65,6 +66,7 @@ func (r *ruleset) chains(c *nftables.Conn) {
 	rule(refuse, equal(expr.MetaKeyL4PROTO, unix.IPPROTO_TCP), match{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
 	rule(refuse, match{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}})
 
+	rule(hold, verdict(expr.VerdictDrop))
 	rule(open, v4, ctState(expr.CtStateBitNEW), source(reg0), verdictOf(s.caps))
 	rule(open, v4, ctState(expr.CtStateBitNEW), source(reg0), countOver(s.conns, r.cfg.MaxConns), jump(refuse))
 	rule(open, verdict(expr.VerdictAccept))

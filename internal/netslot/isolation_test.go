@@ -2,6 +2,7 @@ package netslot
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -286,6 +288,117 @@ func TestConnectionLimit(t *testing.T) {
 	}
 	if err := slots[0].SetEgress(Egress{Conns: -1}); bulkhead.CodeOf(err) != bulkhead.CodeInvalid {
 		t.Errorf("a negative bound: %v", err)
+	}
+}
+
+// TestConnectionLimitIsLive changes the bound of a box that has connections open:
+// each of them counts, none is lost, also when the rules are made anew and when
+// another server takes the slot over.
+func TestConnectionLimitIsLive(t *testing.T) {
+	l := newLab(t)
+	cfg := l.config(t)
+	cfg.MaxConns = 20
+	a := l.allocator(t, cfg)
+	answering := listen(t, l.world, worldPublic+":80")
+	go func() {
+		for {
+			c, err := answering.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(c, c) }()
+		}
+	}()
+	s := acquire(t, a)
+	var held []net.Conn
+	fill := func(when string, want int) {
+		t.Helper()
+		for range cfg.MaxConns + 5 {
+			if err := within(s.Path(), func() error {
+				c, err := net.Dial("tcp4", worldPublic+":80")
+				if err == nil {
+					held = append(held, c)
+				}
+				return err
+			}); err != nil {
+				break
+			}
+		}
+		if len(held) != want {
+			t.Errorf("%s: %d connections are open, want %d", when, len(held), want)
+		}
+		for i, c := range held {
+			echo := []byte{byte(i)}
+			if _, err := c.Write(echo); err != nil {
+				t.Fatalf("%s: connection %d: %v", when, i, err)
+			}
+			if _, err := io.ReadFull(c, echo); err != nil || echo[0] != byte(i) {
+				t.Fatalf("%s: connection %d: %v, %v", when, i, echo, err)
+			}
+		}
+	}
+	// A reset, so that the kernel does not hold the connection for a while more.
+	closed := func(n int) {
+		t.Helper()
+		defer func() { must(t, a.settle()) }()
+		for _, c := range held[:n] {
+			must(t, c.(*net.TCPConn).SetLinger(0))
+			must(t, c.Close())
+		}
+		held = held[n:]
+	}
+	t.Cleanup(func() { closed(len(held)) })
+	allow := func(conns int) { must(t, s.SetEgress(Egress{Internet: true, Conns: conns})) }
+	allow(4)
+	fill("at first", 4)
+	allow(9)
+	fill("raised", 9)
+	allow(6)
+	fill("lowered below what is open", 9)
+	closed(4)
+	fill("with fewer open", 6)
+	allow(9)
+	fill("raised once more, to a bound that others had", 9)
+	allow(0)
+	fill("without a bound of its own", cfg.MaxConns)
+	closed(5)
+	allow(12)
+	fill("with one again", 15)
+	closed(5)
+	fill("with fewer open again", 12)
+	closed(12)
+	if len(a.rules.census) != 0 {
+		t.Errorf("the filter knows of all connections and is still helped: %+v", a.rules.census)
+	}
+	fill("with only connections that the filter knows of", 12)
+	if len(a.rules.caps) != 1 {
+		t.Errorf("bounds that no slot has are kept: %v", a.rules.caps)
+	}
+
+	must(t, a.rules.transactLocked(func(c *nftables.Conn) error {
+		c.DelTable(a.rules.table)
+		return nil
+	}))
+	must(t, a.restore())
+	closed(2)
+	fill("after another firewall flushed the rules", 12)
+
+	must(t, a.Detach())
+	index := s.Index()
+	a = l.allocator(t, cfg)
+	var err error
+	if s, err = a.Adopt(index); err != nil {
+		t.Fatal(err)
+	}
+	allow(12)
+	if _, err := a.Reap(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	closed(1)
+	fill("after another server took over", 12)
+	must(t, s.Release())
+	if len(a.rules.census)+len(a.rules.caps) != 0 {
+		t.Errorf("left of a slot that was released: %v, %v", a.rules.census, a.rules.caps)
 	}
 }
 

@@ -198,6 +198,12 @@ func (a *Allocator) restore() error {
 		if err := a.rules.install(); err != nil {
 			return fmt.Errorf("put packet rules back: %w", err)
 		}
+		if err := a.recount(); err != nil {
+			return err
+		}
+	}
+	if err := a.settle(); err != nil {
+		return err
 	}
 	return a.passForeign()
 }
@@ -329,7 +335,8 @@ func (a *Allocator) Adopt(n int) (*Slot, error) {
 // Reap removes every slot under this allocator's name that it does not own and
 // that inUse (which may be nil) does not claim: namespace, links, rules. It
 // returns the indexes removed, in order, also next to an error. inUse is called
-// under a lock and must not call back.
+// under a lock and must not call back. The connections of adopted slots, of which the
+// fresh rules know nothing, count for bounds of their own from then on.
 func (a *Allocator) Reap(ctx context.Context, inUse func(n int) bool) ([]int, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -347,7 +354,8 @@ func (a *Allocator) Reap(ctx context.Context, inUse func(n int) bool) ([]int, er
 		}
 	}
 	a.mu.Unlock()
-	return a.destroy(mine...)
+	gone, err := a.destroy(mine...)
+	return gone, errors.Join(err, a.recount())
 }
 
 // Stats counts an allocator's slots.

@@ -35,7 +35,8 @@ type Egress struct {
 	Domains []string
 	// Conns bounds the connections to the outside that the box may have open, if it
 	// is lower than [Config.MaxConns]; 0 means no bound of its own. At most 2^20.
-	// Connections that were open before a change of it are not counted.
+	// Connections that are open when it changes count; the room that they leave is
+	// there within two seconds.
 	Conns int
 }
 
@@ -129,6 +130,8 @@ type ruleset struct {
 	slots map[int]Egress                   // registered slots and what is open for them
 	caps  map[int]int                      // how many of them have that bound of their own
 	pins  map[int]map[netip.Addr]time.Time // addresses of names, open for a slot until then
+	// census is of the slots that had connections when their bound changed.
+	census map[int]*census
 }
 
 // sets are the table's sets.
@@ -173,7 +176,7 @@ func newRuleset(host hostNS, p plan, cfg Config, forwarder uint16) *ruleset {
 	}
 	r := &ruleset{
 		host: host, plan: p, cfg: cfg, table: t, closed: closed(cfg.Deny), forwarder: forwarder,
-		slots: map[int]Egress{}, caps: map[int]int{}, pins: map[int]map[netip.Addr]time.Time{},
+		slots: map[int]Egress{}, caps: map[int]int{}, pins: map[int]map[netip.Addr]time.Time{}, census: map[int]*census{},
 	}
 	r.sets = sets{
 		slots:     set("slots", concat(nftables.TypeIFName, nftables.TypeIPAddr)),
@@ -258,6 +261,7 @@ func (r *ruleset) close() error {
 func (r *ruleset) install() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	clear(r.census)
 	return r.transactLocked(func(c *nftables.Conn) error {
 		c.AddTable(r.table)
 		c.DelTable(r.table)
@@ -285,7 +289,7 @@ func (r *ruleset) install() error {
 		d := delta{}
 		for n, e := range r.slots {
 			d.slot(r, n)
-			d.egress(r, n, e)
+			d.egress(r, n, e, r.chainOf(n))
 		}
 		return d.send(c, (*nftables.Conn).SetAddElements)
 	})
@@ -313,6 +317,7 @@ func (r *ruleset) remove() error {
 	clear(r.slots)
 	clear(r.pins)
 	clear(r.caps)
+	clear(r.census)
 	err := r.transactLocked(func(c *nftables.Conn) error {
 		c.AddTable(r.table) // so that there is one to delete
 		c.DelTable(r.table)
@@ -333,7 +338,7 @@ func (r *ruleset) add(n int) error {
 	}
 	d := delta{}
 	d.slot(r, n)
-	if err := r.commitLocked(nil, d, nil, nil); err != nil {
+	if err := r.commitLocked(nil, d, nil, nil, nil); err != nil {
 		return err
 	}
 	r.slots[n] = Egress{}
@@ -349,7 +354,7 @@ func (r *ruleset) drop(ns []int) error {
 	for _, n := range ns {
 		if e, ok := r.slots[n]; ok {
 			d.slot(r, n)
-			d.egress(r, n, e)
+			d.egress(r, n, e, r.chainOf(n))
 			caps = append(caps, e.Conns)
 		}
 	}
@@ -358,7 +363,7 @@ func (r *ruleset) drop(ns []int) error {
 			return err
 		}
 	}
-	if err := r.commitLocked(d, nil, caps, nil); err != nil {
+	if err := r.commitLocked(d, nil, caps, nil, ns); err != nil {
 		return fmt.Errorf("drop packet rules: %w", err)
 	}
 	for _, n := range ns {
@@ -368,8 +373,10 @@ func (r *ruleset) drop(ns []int) error {
 	return nil
 }
 
-// set changes what is open for slot n, to a checked Egress.
-func (r *ruleset) set(n int, e Egress) error {
+// set changes what is open for slot n, to a checked Egress. If that brings another
+// bound, the connections that flows finds are counted for it; nil is for a slot that
+// has none.
+func (r *ruleset) set(n int, e Egress, flows finder) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old, ok := r.slots[n]
@@ -382,19 +389,34 @@ func (r *ruleset) set(n int, e Egress) error {
 	if err := r.unpinLocked(n); err != nil {
 		return err
 	}
-	del, add := delta{}, delta{}
-	del.egress(r, n, old)
-	add.egress(r, n, e)
-	if err := r.commitLocked(del, add, []int{old.Conns}, []int{e.Conns}); err != nil {
+	if flows == nil || e.Conns == 0 || e.Conns == old.Conns && r.census[n] == nil {
+		return r.putLocked(n, old, e, capName(e.Conns))
+	}
+	if err := r.putLocked(n, old, e, holdChain); err != nil {
 		return err
 	}
-	r.slots[n] = e
+	if err := r.countLocked([]int{n}, flows); err != nil {
+		return errors.Join(err, r.putLocked(n, e, old, capName(old.Conns)))
+	}
+	return nil
+}
+
+// putLocked puts to in force for slot n in the place of from, with its bound, if any,
+// held by chain.
+func (r *ruleset) putLocked(n int, from, to Egress, chain string) error {
+	del, add := delta{}, delta{}
+	del.egress(r, n, from, r.chainOf(n))
+	add.egress(r, n, to, chain)
+	if err := r.commitLocked(del, add, []int{from.Conns}, []int{to.Conns}, []int{n}); err != nil {
+		return err
+	}
+	r.slots[n] = to
 	return nil
 }
 
 // commitLocked removes and adds elements in one transaction, and with them the
-// chains of bounds that slots had and get.
-func (r *ruleset) commitLocked(del, add delta, had, get []int) error {
+// chains of bounds that slots had and get, and those of the census of some.
+func (r *ruleset) commitLocked(del, add delta, had, get, uncounted []int) error {
 	if len(del) == 0 && len(add) == 0 {
 		return nil
 	}
@@ -415,6 +437,11 @@ func (r *ruleset) commitLocked(del, add delta, had, get []int) error {
 		if err := add.send(c, (*nftables.Conn).SetAddElements); err != nil {
 			return err
 		}
+		for _, n := range uncounted {
+			if of := r.census[n]; of != nil {
+				r.uncensus(c, n, of)
+			}
+		}
 		for limit := range r.caps {
 			if caps[limit] == 0 {
 				r.uncap(c, limit)
@@ -424,6 +451,9 @@ func (r *ruleset) commitLocked(del, add delta, had, get []int) error {
 	})
 	if err == nil {
 		r.caps = caps
+		for _, n := range uncounted {
+			delete(r.census, n)
+		}
 	}
 	return err
 }
@@ -451,8 +481,8 @@ func (d delta) slot(r *ruleset, n int) {
 	d.put(r.sets.slots, nftables.SetElement{Key: key})
 }
 
-// egress collects what e opens for slot n.
-func (d delta) egress(r *ruleset, n int, e Egress) {
+// egress collects what e opens for slot n, whose bound, if any, chain holds.
+func (d delta) egress(r *ruleset, n int, e Egress, chain string) {
 	src := r.plan.box(n).AsSlice()
 	if e.Internet {
 		d.put(r.sets.internet, nftables.SetElement{Key: src})
@@ -465,7 +495,7 @@ func (d delta) egress(r *ruleset, n int, e Egress) {
 	}
 	if e.Conns > 0 {
 		d.put(r.sets.caps, nftables.SetElement{
-			Key: src, VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: capName(e.Conns)},
+			Key: src, VerdictData: &expr.Verdict{Kind: expr.VerdictJump, Chain: chain},
 		})
 	}
 	for _, p := range e.Allow {

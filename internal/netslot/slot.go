@@ -84,7 +84,8 @@ func (a *Allocator) prepare(n int) error {
 // SetEgress replaces what the box may reach, in one transaction that holds for
 // the next packet either way, also of connections that are already open. Only a
 // connection to an address of an allowed name outlives the name's answer, until
-// the next SetEgress. Where names follow something that was open, all is closed
+// the next SetEgress. Connections that are open count for a new bound, and until they
+// are counted (10 ms) new ones wait. Where names follow something that was open, all is closed
 // for the 10 ms in which the host forgets the box's connections, and stays closed
 // if that fails. A wrong list is an error with [bulkhead.CodeInvalid].
 func (s *Slot) SetEgress(e Egress) error {
@@ -95,7 +96,7 @@ func (s *Slot) SetEgress(e Egress) error {
 	return s.use(func() error {
 		s.talked = true
 		if s.opened && len(e.Domains) > 0 {
-			err := s.a.rules.set(s.n, Egress{})
+			err := s.a.rules.set(s.n, Egress{}, nil)
 			if err == nil {
 				err = s.a.forget([]cooling{{n: s.n, talked: true}})
 			}
@@ -103,7 +104,11 @@ func (s *Slot) SetEgress(e Egress) error {
 				return opError(s.n, "close egress", err)
 			}
 		}
-		if err := s.a.rules.set(s.n, e); err != nil {
+		var flows finder
+		if s.opened {
+			flows = s.a.flows
+		}
+		if err := s.a.rules.set(s.n, e, flows); err != nil {
 			return opError(s.n, "set egress", err)
 		}
 		s.opened = s.opened || !e.nothing()
@@ -141,7 +146,7 @@ func (s *Slot) Release() error {
 	if closed {
 		return nil // Close or Detach has decided over it
 	}
-	if err := a.rules.set(s.n, Egress{}); err != nil {
+	if err := a.rules.set(s.n, Egress{}, nil); err != nil {
 		_, gone := a.destroy(s.n)
 		return errors.Join(opError(s.n, "close egress", err), gone)
 	}

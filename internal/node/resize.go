@@ -15,8 +15,8 @@ import (
 )
 
 // Resize changes limits of a running sandbox of the tenant, up or down, without
-// disturbing what runs in it: CPU, memory, processes, network and output rates. Zero fields
-// stay. It returns when the change is in force and durable. Memory is never taken
+// disturbing what runs in it: CPU, memory, processes, network, connections and output
+// rate. Connections that are open stay so and count. Zero fields stay. It returns when the change is in force and durable. Memory is never taken
 // below what is in use. Codes: not_found; invalid; unsupported for the other
 // limits; quota_exceeded and unavailable when there is no room for more; conflict
 // for memory that is in use.
@@ -75,7 +75,6 @@ func resizable(l bulkhead.Limits) error {
 		{"diskMB", l.DiskMB, "the disk is made with the box"},
 		{"openFiles", l.OpenFiles, "programs that run keep the number they were started with"},
 		{"outputMB", l.OutputMB, "programs that run keep the limit they were started with"},
-		{"connections", l.Connections, "connections that are open would not be counted"},
 		{"cpuSeconds", l.CPUSeconds, "programs that run keep the limit they were started with"},
 	} {
 		if f.value != 0 {
@@ -83,7 +82,7 @@ func resizable(l bulkhead.Limits) error {
 		}
 	}
 	if l == (bulkhead.Limits{}) {
-		return bulkhead.Errorf(bulkhead.CodeInvalid, "nothing to change: name cpu, memoryMB, pids, bandwidthKbps, packetsPerSecond or outputMBPerSecond")
+		return bulkhead.Errorf(bulkhead.CodeInvalid, "nothing to change: name cpu, memoryMB, pids, bandwidthKbps, packetsPerSecond, connections or outputMBPerSecond")
 	}
 	return l.Validate() //nolint:wrapcheck // it names the field
 }
@@ -155,6 +154,7 @@ func atLeast(a, b bulkhead.Limits) bulkhead.Limits {
 	a.Pids = max(a.Pids, b.Pids)
 	a.BandwidthKbps = max(a.BandwidthKbps, b.BandwidthKbps)
 	a.PacketsPerSecond = max(a.PacketsPerSecond, b.PacketsPerSecond)
+	a.Connections = max(a.Connections, b.Connections)
 	a.OutputMBPerSecond = max(a.OutputMBPerSecond, b.OutputMBPerSecond)
 	return a
 }

@@ -16,7 +16,7 @@ func TestResize(t *testing.T) {
 	w := newWorld(t)
 	most := unbounded
 	most[quota.CPU] = 8000
-	w.limited(bulkhead.Tier{Name: "t", Multiplier: 1, Quota: bulkhead.Quota{MemoryMB: 3000, Sandbox: bulkhead.Limits{Pids: 1000}}}, quota.Config{}, most)
+	w.limited(bulkhead.Tier{Name: "t", Multiplier: 1, Quota: bulkhead.Quota{MemoryMB: 3000, Sandbox: bulkhead.Limits{Pids: 1000, Connections: 9999}}}, quota.Config{}, most)
 	n := w.node()
 	sb := w.create(n, request())
 	w.create(n, request())
@@ -51,13 +51,14 @@ func TestResize(t *testing.T) {
 		limit string
 		fail  bool
 	}{
-		{name: "up", want: bulkhead.Limits{CPU: 3, MemoryMB: 1900, Pids: 900, BandwidthKbps: 5000}},
-		{name: "down", want: bulkhead.Limits{CPU: 0.5, MemoryMB: 800}},
+		{name: "up", want: bulkhead.Limits{CPU: 3, MemoryMB: 1900, Pids: 900, BandwidthKbps: 5000, Connections: 9000}},
+		{name: "down", want: bulkhead.Limits{CPU: 0.5, MemoryMB: 800, Connections: 10}},
 		{name: "both ways", want: bulkhead.Limits{CPU: 4, MemoryMB: 700, Pids: 64}},
 		{name: "the same", want: bulkhead.Limits{CPU: 4}},
 		{name: "memory in use", want: bulkhead.Limits{MemoryMB: 650}, code: bulkhead.CodeConflict, limit: "sandbox.memoryMB"},
 		{name: "the tenant's sum", want: bulkhead.Limits{MemoryMB: 2500}, code: bulkhead.CodeQuotaExceeded, limit: "tenant.memoryMB"},
 		{name: "the tenant's maximum", want: bulkhead.Limits{Pids: 1001}, code: bulkhead.CodeQuotaExceeded, limit: "tenant.sandbox.pids"},
+		{name: "the tenant's maximum of connections", want: bulkhead.Limits{Connections: 10_000}, code: bulkhead.CodeQuotaExceeded, limit: "tenant.sandbox.connections"},
 		{name: "the host's", want: bulkhead.Limits{CPU: 6.5}, code: bulkhead.CodeUnavailable, limit: "host.cpu"},
 		{name: "disk", want: bulkhead.Limits{DiskMB: 4096}, code: bulkhead.CodeUnsupported},
 		{name: "nothing", code: bulkhead.CodeInvalid},

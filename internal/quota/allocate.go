@@ -71,18 +71,18 @@ type field struct {
 
 // allocate turns a request into what it gets. The error says which limit makes
 // that impossible for ever.
-func allocate(r *Request, load bulkhead.Load, most Amounts, now time.Time) (bulkhead.Allocation, error) {
+func (b *Book) allocate(r *Request, host *Host, now time.Time) (bulkhead.Allocation, error) {
 	a := bulkhead.Allocation{
 		Sandbox: r.Sandbox, Tenant: r.Tenant, At: now.UTC(),
 		Priority: PriorityOf(r.Tier.Priority, r.Priority), Limits: r.Asked.Or(r.Defaults),
 	}
 	q := &r.Tier.Quota
-	by := r.scaling(load)
+	by := r.scaling(host.Load)
 	bound := func(resource int) float64 {
-		if most[resource] == Unlimited {
+		if host.Most[resource] == Unlimited {
 			return 0
 		}
-		return value(resource, most[resource])
+		return value(resource, host.Most[resource])
 	}
 	d, s := r.Defaults, q.Sandbox
 	for _, f := range []struct {
@@ -97,7 +97,7 @@ func allocate(r *Request, load bulkhead.Load, most Amounts, now time.Time) (bulk
 		{field{name: "outputMB", unit: "MiB", resource: -1, base: float64(a.Limits.OutputMB), explicit: r.Asked.OutputMB != 0, each: float64(s.OutputMB)}, &a.Limits.OutputMB, nil},
 		{field{name: "openFiles", unit: "files", resource: -1, base: float64(a.Limits.OpenFiles), explicit: r.Asked.OpenFiles != 0, each: float64(s.OpenFiles)}, &a.Limits.OpenFiles, nil},
 		{field{name: "packetsPerSecond", unit: "packets/s", resource: -1, base: float64(a.Limits.PacketsPerSecond), explicit: r.Asked.PacketsPerSecond != 0, each: float64(s.PacketsPerSecond)}, &a.Limits.PacketsPerSecond, nil},
-		{field{name: "connections", unit: "connections", resource: -1, base: float64(a.Limits.Connections), explicit: r.Asked.Connections != 0, each: float64(s.Connections)}, &a.Limits.Connections, nil},
+		{field{name: "connections", unit: "connections", resource: -1, base: float64(a.Limits.Connections), explicit: r.Asked.Connections != 0, each: float64(s.Connections), host: float64(b.cfg.Connections)}, &a.Limits.Connections, nil},
 		{field{name: "outputMBPerSecond", unit: "MiB/s", resource: -1, base: float64(a.Limits.OutputMBPerSecond), explicit: r.Asked.OutputMBPerSecond != 0, each: float64(s.OutputMBPerSecond)}, &a.Limits.OutputMBPerSecond, nil},
 		{field{name: "cpuSeconds", unit: "s", resource: -1, base: float64(a.Limits.CPUSeconds), explicit: r.Asked.CPUSeconds != 0, each: float64(s.CPUSeconds)}, &a.Limits.CPUSeconds, nil},
 		{field{name: "bandwidthKbps", unit: "kbit/s", resource: -1, base: float64(a.Limits.BandwidthKbps), explicit: r.Asked.BandwidthKbps != 0, each: float64(s.BandwidthKbps)}, &a.Limits.BandwidthKbps, nil},

@@ -24,6 +24,9 @@ type Config struct {
 	// HoldAfter is how long a claim waits before what it needs is kept free for it,
 	// even if smaller ones would fit [500 ms].
 	HoldAfter time.Duration
+	// Connections is how many connections to the outside the operator lets one
+	// sandbox have open [no bound].
+	Connections int64
 	// MaxWaiting and MaxWaitingEach bound the claims that wait, of all tenants and
 	// of one [1024, 256].
 	MaxWaiting, MaxWaitingEach int
@@ -129,7 +132,7 @@ type Booking struct {
 // what this host could never carry. The booking must be returned.
 func (b *Book) Offer(now time.Time, r Request) (*Booking, error) {
 	host := b.host.Load()
-	alloc, err := allocate(&r, host.Load, host.Most, now)
+	alloc, err := b.allocate(&r, host, now)
 	if err != nil {
 		return nil, err
 	}

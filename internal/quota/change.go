@@ -22,6 +22,9 @@ func (k *Booking) Change(now time.Time, tier bulkhead.Tier, l bulkhead.Limits, w
 	if err := within(&tier.Quota.Sandbox, &k.alloc.Limits, &l); err != nil {
 		return err
 	}
+	if most := b.cfg.Connections; most > 0 && l.Connections > most && l.Connections > k.alloc.Limits.Connections {
+		return never("host.connections", float64(most), float64(l.Connections), "connections")
+	}
 	a := k.account
 	a.limit = limitsOf(&tier.Quota)
 	holds := AmountsOf(l)
@@ -62,6 +65,7 @@ var columns = []struct {
 	{"pids", "tasks", func(l *bulkhead.Limits) float64 { return float64(l.Pids) }},
 	{"bandwidthKbps", "kbit/s", func(l *bulkhead.Limits) float64 { return float64(l.BandwidthKbps) }},
 	{"packetsPerSecond", "packets/s", func(l *bulkhead.Limits) float64 { return float64(l.PacketsPerSecond) }},
+	{"connections", "connections", func(l *bulkhead.Limits) float64 { return float64(l.Connections) }},
 	{"outputMBPerSecond", "MiB/s", func(l *bulkhead.Limits) float64 { return float64(l.OutputMBPerSecond) }},
 }
 

@@ -64,7 +64,7 @@ func (b *Book) WhatIf(now time.Time, r Request, count int) bulkhead.WhatIf {
 	add := func(l bulkhead.LimitEvidence, fitting int64) {
 		blocks = append(blocks, block{l, max(fitting, 0)})
 	}
-	alloc, err := allocate(&r, host.Load, host.Most, now)
+	alloc, err := b.allocate(&r, host, now)
 	out.Allocation = alloc
 	if known, ok := err.(*bulkhead.Error); ok { //nolint:errorlint // made by allocate
 		add(*known.Limit, 0)

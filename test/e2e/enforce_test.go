@@ -163,6 +163,35 @@ print(len(held))'`
 		if n := number(t, sb, connect); n != conns {
 			t.Errorf("%d connections were possible, want %d", n, conns)
 		}
+		// Some that a program holds count for what is allowed while it runs.
+		const held, more = 15, 40
+		p, err := sb.Start(t.Context(), shell(strings.TrimSuffix(strings.Replace(connect, "2000", strconv.Itoa(held), 1), ")'")+`, flush=True)
+import time; time.sleep(60)'`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for out, err := range p.Output() {
+			if err != nil || strings.TrimSpace(string(out.Data)) != strconv.Itoa(held) {
+				t.Fatalf("the program that holds connections: %q, %v", out.Data, err)
+			}
+			break
+		}
+		for _, conns := range []int64{more, 10} {
+			if _, err := s.client.Resize(t.Context(), sb.ID(), bulkhead.Limits{Connections: conns}); err != nil {
+				t.Fatal(err)
+			}
+			// What the programs before had open leaves its room within two seconds.
+			want, n := int(max(0, conns-held)), -1
+			for range 40 {
+				if n = number(t, sb, connect); n >= want {
+					break
+				}
+				<-time.After(100 * time.Millisecond)
+			}
+			if n != want {
+				t.Errorf("%d connections were possible beside %d of %d, want %d", n, held, conns, want)
+			}
+		}
 	})
 	t.Run("packets", func(t *testing.T) {
 		const pps, seconds = 500, 2
