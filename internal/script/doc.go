@@ -5,8 +5,8 @@
 // Bottom up: package engine runs a program, package worker runs it in a process
 // of its own, [Store] and [KeyValue] keep things, [Service] composes them, and
 // [Service.Handler] is the HTTP side. A run begins in process when its program
-// is provably small, and is moved to a worker when it turns out not to be; the
-// caller does not notice. docs/scripts.md says which programs run where and why.
+// is provably small and was quick in a worker before, and is moved to a worker when
+// it turns out not to be; the caller does not notice. docs/scripts.md says which programs run where and why.
 //
 // A Service may be used from any goroutine.
 package script

@@ -1,7 +1,6 @@
 package script
 
 import (
-	"context"
 	"sync/atomic"
 	"time"
 
@@ -17,18 +16,12 @@ const (
 	quickMemory = 16 << 20             // bytes
 )
 
-// unknownTime is the processor time that a program which is not known to be
-// quick may use in process, before it is moved.
-const unknownTime = 2 * quickTime
-
 // habit is what the runs of a program so far say about the next. It decides only
 // where that runs and who goes first; what a run may use does not depend on it.
 type habit struct {
-	// quick: its last run was short and small.
+	// quick: its last run was short and small. Only then the next is in process,
+	// if it may be at all.
 	quick atomic.Bool
-	// outgrown: it had to be moved out of the process, and was not quick in a
-	// worker since.
-	outgrown atomic.Bool
 	// suspect: its last run hit a limit.
 	suspect atomic.Bool
 }
@@ -47,23 +40,13 @@ func (s *Service) habit(fingerprint string) *habit {
 
 // ended learns from a run that has ended, or has to be moved.
 func (h *habit) ended(out *engine.Outcome) {
-	quick := out.Usage.CPUMS < float64(quickTime)/1e6 && out.Usage.PeakBytes < quickMemory
-	if out.Moved != "" {
-		h.quick.Store(false)
-		if !quick {
-			h.outgrown.Store(true)
-		}
-		return
-	}
 	limited := limited(out)
-	if h.quick.Load() != (quick && !limited) { // seldom: the line of memory stays shared
-		h.quick.Store(quick && !limited)
+	quick := out.Moved == "" && !limited && out.Usage.CPUMS < float64(quickTime)/1e6 && out.Usage.PeakBytes < quickMemory
+	if h.quick.Load() != quick { // seldom: the line of memory stays shared
+		h.quick.Store(quick)
 	}
-	if h.suspect.Load() != limited {
+	if out.Moved == "" && h.suspect.Load() != limited {
 		h.suspect.Store(limited)
-	}
-	if quick && !limited && h.outgrown.Load() {
-		h.outgrown.Store(false)
 	}
 }
 
@@ -89,20 +72,4 @@ func (h *habit) class(p guard.Priority) worker.Class {
 		return worker.ClassQuick
 	}
 	return worker.ClassUnknown
-}
-
-// enter lets a program run in process. One that is not known to be quick waits
-// until it is its turn, half the processors at a time, so that the server and the
-// programs that are known always find one; it is moved sooner. The function that
-// enter returns ends that; without one the caller went away.
-func (s *Service) enter(ctx context.Context, h *habit) (most time.Duration, leave func()) {
-	if h.quick.Load() {
-		return 0, func() {}
-	}
-	select {
-	case s.unknown <- struct{}{}:
-		return unknownTime, func() { <-s.unknown }
-	case <-ctx.Done():
-		return 0, nil
-	}
 }

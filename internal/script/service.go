@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"runtime"
 	"sync"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -53,7 +52,6 @@ type Service struct {
 	programs *lru.Cache[string, compiled]
 	builds   *lru.Cache[string, string]
 	habits   *lru.Cache[string, *habit]
-	unknown  chan struct{} // a token for each run in process of a program that is not known yet
 	metrics  *metrics
 	log      *slog.Logger
 }
@@ -62,7 +60,6 @@ type Service struct {
 type compiled struct {
 	program *engine.Program
 	failure *engine.Failure
-	habit   *habit
 	local   string // what the learner calls its runs in process
 }
 
@@ -80,10 +77,7 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Service{
-		cfg: cfg, metrics: newMetrics(), log: cfg.Log,
-		unknown: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
-	}
+	s := &Service{cfg: cfg, metrics: newMetrics(), log: cfg.Log}
 	var err error
 	if s.programs, err = lru.New[string, compiled](cfg.CacheSize); err != nil {
 		return nil, fmt.Errorf("configure scripts: %w", err)
@@ -177,9 +171,13 @@ func (s *Service) Execute(ctx context.Context, tenant Tenant, req Request, log f
 		HasFetch: s.cfg.AllowFetch != nil && s.cfg.FetchClient != nil,
 	}
 	claim := tenant.claim(priority)
-	if s.cfg.WorkersOnly {
+	habit := s.habit(res.Fingerprint)
+	switch {
+	case s.cfg.WorkersOnly:
 		res.Reason = "everything runs in workers here"
-	} else {
+	case !habit.quick.Load():
+		res.Reason = "it is not known to be quick"
+	default:
 		c, err := s.compile(ctx, source, res.Fingerprint)
 		if err != nil {
 			return Result{}, err
@@ -187,12 +185,12 @@ func (s *Service) Execute(ctx context.Context, tenant Tenant, req Request, log f
 		if c.failure != nil {
 			return syntaxResult(res, c.failure), nil
 		}
-		done, err := s.inProcess(ctx, &res, c, in, claim)
+		done, err := s.inProcess(ctx, &res, c, habit, in, claim)
 		if done || err != nil {
 			return res, err
 		}
 	}
-	return res, s.inWorker(ctx, &res, source, in, claim)
+	return res, s.inWorker(ctx, &res, source, habit, in, claim)
 }
 
 // bounds checks a request and fills its limits in.
@@ -279,7 +277,7 @@ func (s *Service) compile(ctx context.Context, source, fingerprint string) (comp
 		return c, nil
 	}
 	s.metrics.cache.WithLabelValues("miss").Inc()
-	c := compiled{habit: s.habit(fingerprint), local: "in-process " + fingerprint}
+	c := compiled{local: "in-process " + fingerprint}
 	if len(source) > engine.SmallSource {
 		c.program = &engine.Program{Fingerprint: fingerprint, Size: len(source), Why: "its source is long"}
 		s.programs.Add(fingerprint, c)
@@ -320,37 +318,26 @@ const workerOverhead = 32 << 20
 
 // inProcess runs a small program here. It returns false when the run has to be
 // done in a worker, with the reason in res.
-func (s *Service) inProcess(ctx context.Context, res *Result, c compiled, in engine.Input, claim guard.Claim) (bool, error) {
+func (s *Service) inProcess(ctx context.Context, res *Result, c compiled, habit *habit, in engine.Input, claim guard.Claim) (bool, error) {
 	p := c.program
-	switch {
-	case p.Why != "":
+	if p.Why != "" {
 		res.Reason = p.Why
-		return false, nil
-	case c.habit.outgrown.Load():
-		res.Reason = "it outgrew the in-process lane before"
 		return false, nil
 	}
 	known := s.learner.Kind(c.local, int64(len(in.JSON)))
 	claim.Cost, _ = known.Estimate(engine.InProcessMemory)
-	claim.Cost, claim.Yields = max(least, claim.Cost), !c.habit.quick.Load()
+	claim.Cost = max(least, claim.Cost)
 	grant, err := s.cfg.Guard.AcquireClaim(ctx, claim)
 	if err != nil {
 		return false, err
 	}
 	defer grant.Release()
-	most, leave := s.enter(ctx, c.habit)
-	if leave == nil {
-		return false, &bulkhead.Error{
-			Code: bulkhead.CodeTimeout, Op: "run a script", Msg: "the request ended before it was its turn", Err: context.Cause(ctx),
-		}
-	}
+	s.cfg.Pool.NoteQuick()
 	h, _ := in.Host.(*session)
 	h.recording = true
-	in.InProcessTime = most
 	in.Stuck = func(engine.Outcome) { s.stuck(p) }
 	out := s.cfg.Engine.Run(ctx, p, engine.LaneInProcess, in)
-	leave()
-	c.habit.ended(&out)
+	habit.ended(&out)
 	if out.Moved != "" {
 		s.metrics.moved.Inc()
 		res.Reason = out.Moved
@@ -375,13 +362,12 @@ func (s *Service) stuck(p *engine.Program) {
 }
 
 // inWorker runs a program in a worker.
-func (s *Service) inWorker(ctx context.Context, res *Result, source string, in engine.Input, claim guard.Claim) error {
+func (s *Service) inWorker(ctx context.Context, res *Result, source string, habit *habit, in engine.Input, claim guard.Claim) error {
 	known := s.learner.Kind("worker "+res.Fingerprint, int64(len(in.JSON)))
 	most := in.Limits.MemoryMB << 20
 	cost, _ := known.Estimate(most)
 	claim.Cost = min(cost, most)
-	h := s.habit(res.Fingerprint)
-	class := h.class(claim.Priority)
+	class := habit.class(claim.Priority)
 	if claim.Yields = class != worker.ClassQuick; claim.Yields {
 		claim.Cost += workerOverhead // the others find one that is there
 	}
@@ -394,7 +380,7 @@ func (s *Service) inWorker(ctx context.Context, res *Result, source string, in e
 	if err != nil {
 		return err
 	}
-	h.ended(&out)
+	habit.ended(&out)
 	known.Observe(out.Usage.PeakBytes)
 	res.Outcome, res.Lane = out, engine.LaneWorker.String()
 	s.metrics.ended(res)

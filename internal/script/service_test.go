@@ -147,6 +147,7 @@ func TestLanes(t *testing.T) {
 			if c.name == "outgrows by a call" {
 				c.code, c.reason = `"x".repeat(input).toUpperCase().length`, "a built-in gets a string that is long or not a string"
 			}
+			s.trust(c.code)
 			res := s.mustRun(t, Request{Code: c.code, Input: json.RawMessage(c.input), Limits: engine.Limits{MemoryMB: 512, TimeMS: 60_000}})
 			if string(res.Result) != c.want || res.Lane != c.lane {
 				t.Errorf("result %s in %s (%v, %+v), want %s in %s", res.Result, res.Lane, res.End, res.Failure, c.want, c.lane)
@@ -174,7 +175,7 @@ func TestMovedRunDoesNothingTwice(t *testing.T) {
 		c.FetchClient = upstream.Client()
 		c.AllowFetch = func(context.Context, Tenant, *url.URL) error { return nil }
 	})
-	res := s.mustRun(t, Request{Code: fmt.Sprintf(`
+	code := fmt.Sprintf(`
 		const before = Date.now(), chance = Math.random();
 		const n = (kv.get("n") || 0) + 1;
 		kv.set("n", n);
@@ -184,8 +185,10 @@ func TestMovedRunDoesNothingTwice(t *testing.T) {
 		console.log(text, chance, before);
 		"x".repeat(3e6).trim();
 		console.log("moved");
-		return [n, text, chance, before];`, upstream.URL)})
-	if res.Lane != "worker" || res.Reason == "" {
+		return [n, text, chance, before];`, upstream.URL)
+	s.trust(code)
+	res := s.mustRun(t, Request{Code: code})
+	if res.Lane != "worker" || !strings.HasPrefix(res.Reason, "a built-in gets a string that is long") {
 		t.Fatalf("the run was not moved: %+v", res)
 	}
 	var got []any
@@ -477,8 +480,10 @@ func TestConfigErrors(t *testing.T) {
 func TestStuckProgramIsNotRunHereAgain(t *testing.T) {
 	s := newService(t, nil)
 	req := Request{Code: `6 * 7`}
-	if res := s.mustRun(t, req); res.Lane != "in-process" {
-		t.Fatalf("it ran in %s", res.Lane)
+	for i, lane := range []string{"worker", "in-process"} {
+		if res := s.mustRun(t, req); res.Lane != lane {
+			t.Fatalf("run %d was in %s (%s), want %s", i, res.Lane, res.Reason, lane)
+		}
 	}
 	c, ok := s.programs.Get(engine.Fingerprint(req.Code))
 	if !ok {

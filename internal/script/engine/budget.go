@@ -38,9 +38,8 @@ const (
 	jsonFactor    = 16        // bytes of heap for a byte of JSON, measured
 )
 
-// smallTime is the processor time that a run in process may use, unless its input
-// says less.
-const smallTime = 50 * time.Millisecond
+// smallTime is the processor time that a run in process may use.
+const smallTime = 20 * time.Millisecond
 
 // stop is the error that ends a run from inside a built-in. Unwrapping to an
 // InterruptedError makes it impossible for the program to catch.

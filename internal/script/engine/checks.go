@@ -465,7 +465,7 @@ func smallObjects(r *run, _ goja.Value, args []goja.Value) {
 }
 
 // jsonDepth returns how deep the brackets of a JSON text nest.
-func jsonDepth(text string) int {
+func jsonDepth[T ~string | ~[]byte](text T) int {
 	depth, most, quoted := 0, 0, false
 	for i := 0; i < len(text); i++ {
 		switch c := text[i]; {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"regexp"
 	"runtime"
 	"time"
 
@@ -25,13 +26,13 @@ type Program struct {
 	Why string
 
 	code      *goja.Program
-	names     []string
+	names     map[string]bool
+	checked   []native // the built-ins of these names
 	hostNames map[string]bool
 	anyHost   bool
 	regexps   int
 	buffers   bool
 	asks      map[string]bool
-	named     bool // it may read the name or the length of a built-in
 }
 
 // Fingerprint returns the identity of a source text.
@@ -77,8 +78,12 @@ func (e *Engine) Compile(source string, lane Lane) (p *Program, err error) {
 		p.Why = a.why
 		return p, nil
 	}
-	p.names, p.hostNames, p.anyHost, p.regexps, p.buffers = sortedNames(a.names), a.hostNames, a.anyHost, a.regexps, a.buffers
-	p.asks, p.named = a.asks, a.asks[askKey] || a.escapes && (a.names["name"] || a.names["length"])
+	p.names, p.hostNames, p.anyHost, p.regexps, p.buffers = a.names, a.hostNames, a.anyHost, a.regexps, a.buffers
+	p.asks = a.asks
+	p.names["join"] = true // text conversion of an array reaches it without a name
+	for name := range p.names {
+		p.checked = append(p.checked, e.byName[name]...)
+	}
 	if p.code, err = goja.CompileAST(tree, false); err != nil {
 		return nil, syntaxError(err)
 	}
@@ -126,11 +131,18 @@ func parse(source string) (*ast.Program, error) {
 	if tree, err2 := goja.Parse(sourceName, head+source+tail, parser.WithDisableSourceMaps); err2 == nil {
 		return tree, nil
 	}
-	return nil, syntaxError(err)
+	wrong := syntaxError(err)
+	if module.MatchString(source) {
+		wrong.Failure.Message += "; a script has no modules, so that it cannot import or export"
+	}
+	return nil, wrong
 }
 
+// module matches what only a module can have.
+var module = regexp.MustCompile(`(?m)^\s*(import|export)\b\s*[^(.\s]`)
+
 // syntaxError makes the failure of a parser's or compiler's error.
-func syntaxError(err error) error {
+func syntaxError(err error) *SyntaxError {
 	msg := err.Error()
 	if c, ok := errors.AsType[*goja.CompilerSyntaxError](err); ok {
 		msg = c.Message

@@ -17,6 +17,7 @@ import (
 // process moves every run.
 type Engine struct {
 	universe universe
+	layout   layout
 	byName   map[string][]native
 	charged  []native // those with a charge, for workers
 	clone    *goja.Program
@@ -46,13 +47,16 @@ func New() (*Engine, error) {
 	if e.written, err = writtenFunctions(); err != nil {
 		return nil, fmt.Errorf("list kinds of functions: %w", err)
 	}
-	e.universe.natives = map[string]bool{}
+	if e.layout, err = readLayout(); err != nil {
+		return nil, fmt.Errorf("find built-ins: %w", err)
+	}
 	for _, n := range natives() {
-		e.universe.natives[n.name] = true
 		if !e.universe.properties[n.name] {
 			return nil, fmt.Errorf("list built-ins: there is no %s", n.name)
 		}
-		e.byName[n.name] = append(e.byName[n.name], n)
+		if n.small != nil {
+			e.byName[n.name] = append(e.byName[n.name], n)
+		}
 		if n.charge != nil {
 			e.charged = append(e.charged, n)
 		}

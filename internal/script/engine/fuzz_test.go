@@ -1,10 +1,13 @@
 package engine
 
 import (
+	"encoding/json"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/dop251/goja"
 )
 
 // FuzzCompile compiles any text for both lanes: it never panics, and what one
@@ -32,6 +35,43 @@ func FuzzCompile(f *testing.F) {
 		}
 		if errSmall != nil && errWorker == nil {
 			t.Errorf("only the worker lane compiles %q: %v", source, errSmall)
+		}
+	})
+}
+
+// FuzzInput decodes any JSON text as an input: the value is the one that JSON.parse
+// makes of it.
+func FuzzInput(f *testing.F) {
+	for _, s := range []string{
+		`null`, ` [ true , false,null ] `, `-0`, `1e999`, `-1.5E-3`, `9007199254740993`, `{}`, "[\t\n\r ]", `"a\u00e9\n\/\"\\ 😀"`,
+		`"\ud800"`, `"\ud83d\ude00"`, "\"\xff\xfe\"", `{"a":1,"b":2,"a":{"c":[[],{}]}}`, `{"__proto__":{"x":1},"constructor":2,"2":0,"1":0,"":1}`,
+	} {
+		f.Add(s)
+	}
+	rt := goja.New()
+	v, err := rt.RunString(`(function same(a, b) {
+		if (typeof a !== "object" || a === null || typeof b !== "object" || b === null) return Object.is(a, b);
+		const x = Reflect.ownKeys(a), y = Reflect.ownKeys(b);
+		return Object.getPrototypeOf(a) === Object.getPrototypeOf(b) && Array.isArray(a) === Array.isArray(b) &&
+			x.length === y.length && x.every((k, i) => k === y[i] && same(a[k], b[k]));
+	})`)
+	if err != nil {
+		f.Fatal(err)
+	}
+	same, _ := goja.AssertFunction(v)
+	parse, _ := goja.AssertFunction(rt.Get("JSON").ToObject(rt).Get("parse"))
+	f.Fuzz(func(t *testing.T, text string) {
+		if !json.Valid([]byte(text)) || jsonDepth(text) > smallDepth {
+			t.Skip()
+		}
+		want, err := parse(nil, rt.ToValue(text))
+		if err != nil {
+			t.Skip() // JSON of Go, but not of JavaScript
+		}
+		d := decoder{rt: rt, text: []byte(text)}
+		got := d.value()
+		if ok, err := same(nil, got, want); err != nil || !ok.ToBoolean() {
+			t.Errorf("%q is %v, want %v (%v)", text, got, want, err)
 		}
 	})
 }

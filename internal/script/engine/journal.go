@@ -30,10 +30,8 @@ func NewJournal() *Journal {
 type replay struct {
 	j    *Journal
 	next int
-	rnd  *rand.ChaCha8
+	rnd  *rand.ChaCha8 // nil until chance asks for it
 }
-
-func newReplay(j *Journal) *replay { return &replay{j: j, rnd: rand.NewChaCha8(j.Seed)} }
 
 // now returns the next reading: the recorded one while there are any, then the
 // clock's. full reports that the journal can record no more.
@@ -52,5 +50,13 @@ func (p *replay) now() (t time.Time, full bool) {
 	return t, false
 }
 
+// chance returns the source of random numbers.
+func (p *replay) chance() *rand.ChaCha8 {
+	if p.rnd == nil {
+		p.rnd = rand.NewChaCha8(p.j.Seed)
+	}
+	return p.rnd
+}
+
 // float returns a number in [0, 1) with 53 random bits.
-func (p *replay) float() float64 { return float64(p.rnd.Uint64()>>11) / (1 << 53) }
+func (p *replay) float() float64 { return float64(p.chance().Uint64()>>11) / (1 << 53) }

@@ -210,13 +210,13 @@ func (r *run) crypto() goja.Value {
 		if len(b) > 1<<16 {
 			panic(r.rt.NewTypeError("getRandomValues fills at most 65536 bytes"))
 		}
-		_, _ = r.replay.rnd.Read(b) // never fails, by its contract
+		_, _ = r.replay.chance().Read(b) // never fails, by its contract
 		return call.Argument(0)
 	}, "getRandomValues", 1))
 	_ = o.Set("randomUUID", r.function(func(goja.FunctionCall) goja.Value {
 		r.enter()
 		var b [16]byte
-		_, _ = r.replay.rnd.Read(b[:]) // never fails, by its contract
+		_, _ = r.replay.chance().Read(b[:]) // never fails, by its contract
 		b[6], b[8] = b[6]&0x0F|0x40, b[8]&0x3F|0x80
 		h := hex.EncodeToString(b[:])
 		return r.rt.ToValue(strings.Join([]string{h[:8], h[8:12], h[12:16], h[16:20], h[20:]}, "-"))

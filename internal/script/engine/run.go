@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,10 +25,10 @@ type run struct {
 	program   *Program
 	input     Input
 	ctx       context.Context //nolint:containedctx // it is the run's own, and the sampler watches it
-	replay    *replay
+	replay    replay
 	holders   [holderCount]*goja.Object
-	sourceOf  goja.Callable // Function.prototype.toString, once it was needed
-	installed map[string]bool
+	sourceOf  goja.Callable   // Function.prototype.toString, once it was needed
+	installed map[string]bool // names that the program computed
 	timers    timers
 	thread    int           // the kernel's number of the thread that it runs on
 	cpuBefore time.Duration // of that thread, before the run
@@ -76,7 +75,7 @@ func (e *Engine) Run(ctx context.Context, p *Program, lane Lane, in Input) Outco
 	if in.Journal == nil {
 		in.Journal = NewJournal()
 	}
-	r := &run{engine: e, program: p, input: in, ctx: ctx, replay: newReplay(in.Journal)}
+	r := &run{engine: e, program: p, input: in, ctx: ctx, replay: replay{j: in.Journal}}
 	r.lane, r.limits, r.began = lane, in.Limits, time.Now()
 	r.rt = goja.New()
 	if lane == LaneWorker {
@@ -233,18 +232,23 @@ func (r *run) describe(v goja.Value) *Failure {
 	return f
 }
 
+// maxFrames is how many calls a stack shows.
+const maxFrames = 16
+
 // stackText writes the innermost calls, one a line.
 func stackText(frames []goja.StackFrame) string {
 	var b strings.Builder
+	shown := 0
 	for _, f := range frames {
 		pos := f.Position()
 		if pos.Line == 0 {
 			continue // a built-in
 		}
-		fmt.Fprintf(&b, "at %s (%s:%d:%d)\n", clip(f.FuncName(), 64), f.SrcName(), pos.Line, pos.Column)
-		if b.Len() > maxMessage {
+		if shown++; shown > maxFrames {
+			b.WriteString("…\n")
 			break
 		}
+		fmt.Fprintf(&b, "at %s (%s:%d:%d)\n", clip(f.FuncName(), 64), f.SrcName(), pos.Line, pos.Column)
 	}
 	return clip(strings.TrimSuffix(b.String(), "\n"), maxMessage)
 }
@@ -275,12 +279,12 @@ func (r *run) prepare() error {
 	rt.SetRandSource(r.replay.float)
 	rt.SetTimeSource(r.now)
 	if r.lane == LaneInProcess {
-		r.installed = make(map[string]bool, 8)
-		r.install("join") // text conversion of an array reaches it without a name
-		for _, name := range r.program.names {
-			r.install(name)
+		for _, n := range r.program.checked {
+			r.wrap(n, n.small)
 		}
-		r.installAsks()
+		if len(r.program.asks) > 0 {
+			r.installAsks()
+		}
 	} else {
 		for _, n := range r.engine.charged {
 			r.wrap(n, n.charge)
@@ -291,7 +295,9 @@ func (r *run) prepare() error {
 			}
 		}
 	}
-	r.installHost()
+	if r.program.anyHost || len(r.program.hostNames) > 0 {
+		r.installHost()
+	}
 	return r.setInput()
 }
 
@@ -308,18 +314,12 @@ func (r *run) now() time.Time {
 func (r *run) setInput() error {
 	v := goja.Undefined()
 	if text := r.input.JSON; len(text) > 0 {
-		if r.lane == LaneInProcess && (len(text) > smallInput || jsonDepth(string(text)) > smallDepth) {
+		if r.lane == LaneInProcess && (len(text) > smallInput || jsonDepth(text) > smallDepth) {
 			r.move("its input is long or deep")
 		}
 		r.charge("the input", jsonFactor*int64(len(text))/4)
-		parse, ok := goja.AssertFunction(r.holder(inJSON).Get("parse"))
-		if !ok {
-			return errors.New("prepare input: there is no JSON.parse")
-		}
-		var err error
-		if v, err = parse(goja.Undefined(), r.rt.ToValue(string(text))); err != nil {
-			return err
-		}
+		d := decoder{rt: r.rt, text: text}
+		v = d.value()
 	}
 	return r.rt.Set("input", v)
 }
@@ -345,33 +345,33 @@ func (r *run) holder(h holder) *goja.Object {
 	return o
 }
 
-// install puts the in-process checks of every built-in of this name in place.
+// install puts the in-process checks of every built-in of this name in place, which
+// the program does not mention.
 func (r *run) install(name string) {
-	natives := r.engine.byName[name]
-	if len(natives) == 0 || r.installed[name] {
+	if r.program.names[name] || r.installed[name] {
 		return
 	}
+	if r.installed == nil {
+		r.installed = map[string]bool{}
+	}
 	r.installed[name] = true
-	for _, n := range natives {
-		if n.small != nil {
-			r.wrap(n, n.small)
-		}
+	for _, n := range r.engine.byName[name] {
+		r.wrap(n, n.small)
 	}
 }
 
-// wrap puts a built-in that checks first in the place of n. To the program it
-// differs in nothing but its identity.
+// wrap puts a check before the built-in n. The program cannot tell.
 func (r *run) wrap(n native, c check) {
-	h := r.holder(n.in)
-	original, ok := h.Get(n.name).(*goja.Object)
+	o, ok := r.holder(n.in).Get(n.name).(*goja.Object)
 	if !ok {
 		return
 	}
-	call, ok := original.Export().(func(goja.FunctionCall) goja.Value)
-	if !ok {
+	f := r.engine.layout.function(o)
+	if f == nil {
 		return
 	}
-	f := func(args goja.FunctionCall) goja.Value {
+	call := *f
+	*f = func(args goja.FunctionCall) goja.Value {
 		r.enter()
 		c(r, args.This, args.Arguments)
 		if !n.result {
@@ -384,17 +384,6 @@ func (r *run) wrap(n native, c check) {
 		v := call(args)
 		r.charge(n.name, max(0, size(v)))
 		return v
-	}
-	var put goja.Value
-	if r.lane == LaneInProcess && !r.program.named {
-		put = r.rt.ToValue(f) // nobody will see what it is called
-	} else {
-		put = r.function(f, n.name, n.length)
-	}
-	const yes, no = goja.FLAG_TRUE, goja.FLAG_FALSE
-	_ = h.DefineDataProperty(n.name, put, yes, yes, no)
-	if n.in == inGlobal && strings.HasPrefix(n.name, "parse") { // Number.parseInt is parseInt itself
-		_ = r.rt.Get("Number").ToObject(r.rt).DefineDataProperty(n.name, put, yes, yes, no)
 	}
 }
 
@@ -473,7 +462,7 @@ func (r *run) look(now time.Time, share int64) {
 		}
 		return
 	}
-	if most := cmp.Or(r.input.InProcessTime, smallTime); !r.waiting.Load() && r.elapsed(now) > most && r.cpu() > most {
+	if !r.waiting.Load() && r.elapsed(now) > smallTime && r.cpu() > smallTime {
 		r.end(&stop{moved: "it runs long"})
 	} else if r.shared.Add(share) > r.smallBudget() {
 		r.end(&stop{moved: "it allocates much"})

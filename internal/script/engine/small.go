@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/big"
 	"regexp/syntax"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -77,7 +76,6 @@ func words(list string) map[string]bool {
 // accessor, and which of them are globals.
 type universe struct {
 	properties, globals map[string]bool
-	natives             map[string]bool // names in the table natives
 }
 
 // small reports whether a property of this name may be used in process.
@@ -96,9 +94,6 @@ type analysis struct {
 	regexps   int             // instructions of its largest regular expression
 	buffers   bool            // it makes buffers by their names
 	asks      map[string]bool // the ask functions that it was rewritten to call
-	escapes   bool            // it takes a charged built-in as a value, not just to call it
-
-	called map[ast.Expression]bool // callees
 
 	fine    map[*ast.Identifier]bool
 	guarded map[ast.Expression]bool // patterns whose source asks first
@@ -109,7 +104,7 @@ type analysis struct {
 func analyse(u *universe, p *ast.Program, lane Lane) *analysis {
 	a := &analysis{
 		u: u, lane: lane, names: map[string]bool{}, hostNames: map[string]bool{}, asks: map[string]bool{},
-		called: map[ast.Expression]bool{}, fine: map[*ast.Identifier]bool{}, guarded: map[ast.Expression]bool{}, params: map[*ast.Binding]bool{},
+		fine: map[*ast.Identifier]bool{}, guarded: map[ast.Expression]bool{}, params: map[*ast.Binding]bool{},
 	}
 	w := walker{enter: a.enter}
 	w.walk(p)
@@ -145,7 +140,6 @@ func (a *analysis) enter(n ast.Node) bool {
 		if id, ok := n.Left.(*ast.Identifier); ok && (smallOwners[string(id.Name)] || hostSmall[string(id.Name)]) {
 			a.fine[id] = true
 		}
-		a.escapes = a.escapes || a.u.natives[string(n.Identifier.Name)] && !a.called[n]
 		a.property(string(n.Identifier.Name))
 	case *ast.BracketExpression:
 		a.bracket(n)
@@ -232,7 +226,6 @@ func (a *analysis) enterRare(n ast.Node) bool {
 // identifier looks at a name that stands for a variable.
 func (a *analysis) identifier(id *ast.Identifier) {
 	name := string(id.Name)
-	a.escapes = a.escapes || smallValues[name] && a.u.natives[name] && !a.called[id]
 	switch {
 	case strings.HasPrefix(name, "\x00"), a.fine[id], smallValues[name]:
 	case hostNames[name]:
@@ -274,7 +267,6 @@ func (a *analysis) bracket(n *ast.BracketExpression) {
 	switch m := n.Member.(type) {
 	case *ast.NumberLiteral:
 	case *ast.StringLiteral:
-		a.escapes = true
 		a.property(string(m.Value))
 	default:
 		a.anyHost = a.anyHost || isThis(n.Left)
@@ -293,7 +285,6 @@ func isThis(e ast.Expression) bool {
 
 // call looks at a call.
 func (a *analysis) call(n *ast.CallExpression) {
-	a.called[n.Callee] = true
 	if id, ok := n.Callee.(*ast.Identifier); ok && smallCalls[string(id.Name)] {
 		a.fine[id] = true
 	}
@@ -376,7 +367,6 @@ func (a *analysis) object(n *ast.ObjectLiteral) {
 
 // objectPattern looks at {a, b: c, ...rest} on the left of an assignment.
 func (a *analysis) objectPattern(n *ast.ObjectPattern) {
-	a.escapes = true
 	if n.Rest != nil && !a.guarded[n] {
 		a.deny("it has a rest property in a nested pattern")
 	}
@@ -454,14 +444,4 @@ func (a *analysis) regexp(n *ast.RegExpLiteral) {
 		return
 	}
 	a.regexps = max(a.regexps, len(prog.Inst))
-}
-
-// sortedNames returns the names, for a stable order of installation.
-func sortedNames(set map[string]bool) []string {
-	names := make([]string, 0, len(set))
-	for n := range set {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	return names
 }

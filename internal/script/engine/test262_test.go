@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -120,6 +121,7 @@ func list262(t *testing.T, root string) []string {
 // outcome of a test is in bare goja, it is the same with charged built-ins.
 func TestTest262(t *testing.T) {
 	root := suite(t, "test262")
+	defer debug.SetGCPercent(debug.SetGCPercent(400)) // a fifth of the time
 	e := newEngine(t)
 	list := list262(t, root)
 	var next, total, passed, inProcess atomic.Int64

@@ -109,7 +109,7 @@ type Failure struct {
 	Name string `json:"name"`
 	// Message says what is wrong.
 	Message string `json:"message"`
-	// Stack is where, one call a line, at most 4 KiB.
+	// Stack is where, one call a line, the innermost 16, at most 4 KiB.
 	Stack string `json:"stack,omitempty"`
 }
 
@@ -147,7 +147,8 @@ type Outcome struct {
 
 // Input is one run's task.
 type Input struct {
-	// JSON is the value of the global "input"; empty means undefined.
+	// JSON is the value of the global "input"; empty means undefined. It must be
+	// valid.
 	JSON json.RawMessage
 	// Limits are in force; no field may be zero.
 	Limits Limits
@@ -157,9 +158,6 @@ type Input struct {
 	Journal *Journal
 	// HasFetch says whether the program has fetch at all.
 	HasFetch bool
-	// InProcessTime is the processor time after which a run in process is moved;
-	// 0 means 50 ms, which is the most that makes sense.
-	InProcessTime time.Duration
 	// Stuck, if set, is called when the run was told to stop and has used 100 ms
 	// of processor time since, because a built-in goes on. It is called once,
 	// from another goroutine, with how the run ended; only the process's end

@@ -15,6 +15,7 @@ import (
 
 	"github.com/evanw/esbuild/pkg/api"
 	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/cgroup"
@@ -99,6 +100,7 @@ func serve(args []string) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go p.engine.Sample(ctx)
+	go p.outlive()
 	if err := p.send(kindReady, ready{Confined: confined}); err != nil {
 		return err
 	}
@@ -119,6 +121,17 @@ func serve(args []string) error {
 		}
 		if err != nil {
 			return err
+		}
+	}
+}
+
+// outlive ends the process when the server is gone, whatever it is doing.
+func (p *process) outlive() {
+	fds := []unix.PollFd{{Fd: socketFD}} // a hang-up is always told
+	for {
+		if n, err := unix.Ppoll(fds, nil, nil); n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+			p.exit()
+			return
 		}
 	}
 }

@@ -362,6 +362,9 @@ func (p *Pool) waitingLocked() int {
 
 // acquire takes an idle worker, the one used last, or waits for one in turn.
 func (p *Pool) acquire(ctx context.Context, c Class) (*worker, error) {
+	if c == ClassQuick {
+		p.NoteQuick()
+	}
 	p.mu.Lock()
 	if n := len(p.idle); n >= p.leastIdle(c) && !p.closed {
 		w := p.idle[n-1]
@@ -435,6 +438,10 @@ func (p *Pool) release(w *worker, err error) {
 	}
 }
 
+// NoteQuick tells the pool that a quick program begins to run, also where that is in
+// no worker: what is not urgent leaves the processors to it.
+func (p *Pool) NoteQuick() { p.turns.quick.Add(1) }
+
 // Task is one run for a worker.
 type Task struct {
 	// Source is JavaScript.
@@ -479,17 +486,17 @@ const (
 	vetTime     = time.Second
 )
 
-// Vet reads a source for the first time, in a worker, and says what kind of
-// program it is: a parser is fed with other people's texts, and some of them
+// Vet reads the source of a program that was quick, in a worker, and says what kind
+// of program it is: a parser is fed with other people's texts, and some of them
 // keep it busy for ever. The error is that of [Pool.Do].
 func (p *Pool) Vet(ctx context.Context, source string) (engine.Verdict, error) {
-	w, err := p.acquire(ctx, ClassUnknown)
+	w, err := p.acquire(ctx, ClassQuick)
 	if err != nil {
 		return engine.Verdict{}, err
 	}
 	var v engine.Verdict
 	err = w.exchange(ctx, kindVet, []byte(source), exchange{
-		want: kindVerdict, into: &v, time: vetTime, class: ClassUnknown, most: 1 << 20,
+		want: kindVerdict, into: &v, time: vetTime, class: ClassQuick, most: 1 << 20,
 	})
 	p.release(w, err)
 	if err != nil {

@@ -3,23 +3,29 @@ package worker
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// turn is how long a group has the turn, and pause how long then nobody has.
+// While quick programs run, turn is how long a group has the turn, and pause how
+// long then nobody has; otherwise longTurn is how long, with no pause.
 const (
-	turn  = 20 * time.Millisecond
-	pause = 3 * turn
+	turn     = 5 * time.Millisecond
+	pause    = 3 * turn
+	longTurn = 20 * time.Millisecond
 )
 
 // turns are the groups of what is not urgent: runs of which nothing is known, runs
 // that have become long, workers that start, clean up or are taken down. They get
-// the processor time that nobody else wants, and one of them at a time, in turn, a
-// quarter of an ordinary share: that all get on, and few are in anybody's way, is
+// the processor time that nobody else wants, and one of them at a time, in turn, half
+// an ordinary share for a moment: that all get on, and few are in anybody's way, is
 // worth more than that each gets on fast. The zero value is ready. It may be used
 // from any goroutine.
 type turns struct {
+	quick atomic.Int64 // quick runs ever begun
+
 	mu     sync.Mutex
+	seen   int64    // of these, at the end of the last turn
 	groups []*group // in the order of their turns
 	on     bool     // the first has the turn
 	timer  *time.Timer
@@ -35,7 +41,11 @@ func (t *turns) join(g *group) {
 	if slices.Contains(t.groups, g) {
 		return
 	}
-	t.groups = append(t.groups, g)
+	i := 0 // who is new has the next turn: most need few
+	if t.on {
+		i = 1
+	}
+	t.groups = slices.Insert(t.groups, i, g)
 	g.setRank(rankIdle)
 	if t.timer == nil {
 		t.beginLocked()
@@ -75,7 +85,11 @@ func (t *turns) hurry(g *group) {
 func (t *turns) beginLocked() {
 	t.on = true
 	t.groups[0].setRank(rankTurn)
-	t.waitLocked(turn)
+	if t.quick.Load() != t.seen {
+		t.waitLocked(turn)
+	} else {
+		t.waitLocked(longTurn)
+	}
 }
 
 // waitLocked calls next in a while.
@@ -94,10 +108,19 @@ func (t *turns) next() {
 	case len(t.groups) == 0:
 		t.timer, t.on = nil, false
 	case t.on:
-		t.on = false
-		t.groups[0].setRank(rankIdle)
-		t.groups = append(t.groups[1:], t.groups[0])
-		t.waitLocked(pause)
+		quick := t.quick.Load()
+		t.on = quick == t.seen
+		t.seen = quick
+		first := t.groups[0]
+		t.groups = append(t.groups[1:], first)
+		if !t.on || t.groups[0] != first {
+			first.setRank(rankIdle)
+		}
+		if t.on {
+			t.beginLocked()
+		} else {
+			t.waitLocked(pause)
+		}
 	default:
 		t.beginLocked()
 	}

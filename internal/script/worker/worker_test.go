@@ -342,3 +342,31 @@ func BenchmarkStart(b *testing.B) {
 		p.end(w)
 	}
 }
+
+// TestWorkerEndsWithItsServer takes the server away from a worker whose program does
+// not end.
+func TestWorkerEndsWithItsServer(t *testing.T) {
+	p := newPool(t, Config{})
+	w, err := p.acquire(t.Context(), ClassQuick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.release(w, errWorn)
+	limits := engine.DefaultLimits()
+	limits.TimeMS = engine.MostTimeMS
+	req := &runRequest{Source: `console.log("on"); for (;;);`, Limits: limits, Journal: engine.NewJournal()}
+	if err := send(w.conn, kindRun, req); err != nil {
+		t.Fatal(err)
+	}
+	if k, _, err := readFrame(w.conn, 1<<10); k != kindLog || err != nil {
+		t.Fatalf("the program did not begin: %c, %v", k, err)
+	}
+	if err := w.conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-w.ended:
+	case <-time.After(time.Minute):
+		t.Error("the worker goes on")
+	}
+}
