@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/cgroup"
 	"github.com/bulkheadhq/bulkhead/internal/host"
 	"github.com/bulkheadhq/bulkhead/internal/node"
 	"github.com/bulkheadhq/bulkhead/internal/quota"
@@ -31,13 +33,17 @@ func (s *server) openBook() error {
 }
 
 // bookMetrics shows the book's host side to Prometheus.
-type bookMetrics struct{ book *quota.Book }
+type bookMetrics struct {
+	book *quota.Book
+	node *node.Node
+}
 
 var (
 	bookedDesc = prometheus.NewDesc("bulkhead_quota_host",
 		"What the host can promise (capacity), expects to be used of that (booked) and has granted: sandboxes, cores, MiB.", []string{"resource", "sum"}, nil)
 	waitingDesc = prometheus.NewDesc("bulkhead_quota_waiting", "Requests that wait for a place.", nil, nil)
 	factorDesc  = prometheus.NewDesc("bulkhead_quota_load_factor", "What new sandboxes' sizes are multiplied with for the host's load.", nil, nil)
+	behindDesc  = prometheus.NewDesc("bulkhead_quota_background", "Sandboxes that keep processors busy and let the others go first.", nil, nil)
 )
 
 // Describe implements [prometheus.Collector].
@@ -45,6 +51,7 @@ func (bookMetrics) Describe(to chan<- *prometheus.Desc) {
 	to <- bookedDesc
 	to <- waitingDesc
 	to <- factorDesc
+	to <- behindDesc
 }
 
 // Collect implements [prometheus.Collector].
@@ -64,6 +71,7 @@ func (m bookMetrics) Collect(to chan<- prometheus.Metric) {
 	}
 	gauge(waitingDesc, float64(h.Waiting))
 	gauge(factorDesc, h.LoadFactor)
+	gauge(behindDesc, float64(m.node.Background()))
 }
 
 // diskShare is the least share of its disk that stays booked for a sandbox: most
@@ -95,4 +103,10 @@ func (e entitlements) Entitlement(ctx context.Context, tenant string) (bulkhead.
 	}
 	tier.Quota = t.Quota.Or(tier.Quota)
 	return tier, nil
+}
+
+// processors is the host's processor time since it was started.
+func processors() (busy, idle time.Duration, err error) {
+	cpu, err := cgroup.HostProcessors()
+	return cpu.Busy, cpu.Idle, err //nolint:wrapcheck // it says what it read
 }

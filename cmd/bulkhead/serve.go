@@ -248,7 +248,7 @@ func (s *server) openHost(ctx context.Context) error {
 	}
 	s.node, err = node.New(node.Config{
 		Pool: s.pool, Store: s.store, Templates: s.versions(), Log: s.log, Nameservers: names,
-		Book: s.book, Tenants: entitlements{s.store}, Wait: s.cfg.CreateWait, Admit: s.admit,
+		Book: s.book, Tenants: entitlements{s.store}, Wait: s.cfg.CreateWait, Admit: s.admit, Processors: processors,
 	})
 	if err != nil {
 		return fmt.Errorf("open node: %w", err)
@@ -335,7 +335,7 @@ func processor() string {
 // openEdges opens the API, the data plane and what they need.
 func (s *server) openEdges(ctx context.Context) error {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(bookMetrics{s.book})
+	registry.MustRegister(bookMetrics{s.book, s.node})
 	tracer, err := trace.New(registry)
 	if err != nil {
 		return fmt.Errorf("open tracer: %w", err)

@@ -332,9 +332,15 @@ func (t *Tree) resources(l bulkhead.Limits, x Extra) *specs.LinuxResources {
 // Update changes the limits of a group in use. A memory limit below what is in use
 // makes the kernel take back what it can; where that is not enough it is refused
 // with [bulkhead.CodeConflict], and on v1 the other limits may have changed already.
-func (g *Group) Update(l bulkhead.Limits, x Extra) error {
+func (g *Group) Update(l bulkhead.Limits, x Extra) (err error) {
 	if err := check(l, x); err != nil {
 		return err
+	}
+	if g.inBackground() { // where the kernel refuses a weight
+		if err := g.Background(false); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, g.Background(true)) }()
 	}
 	if err := g.write(g.t.resources(l, x), x); err != nil {
 		return fmt.Errorf("limit group %s: %w", g.name, err)
@@ -394,6 +400,35 @@ func (g *Group) writeV2(r *specs.LinuxResources, x Extra) (err error) {
 		together = "1"
 	}
 	return errors.Join(m.Update(cgroup2.ToResources(r)), writeFile(dir, "memory.oom.group", together))
+}
+
+// Background lets every other group of the tree go first on the processors, or no
+// longer: who is in the background shares, evenly and up to its quota, what the
+// others leave, and a process of theirs that wakes up waits for none of its. It is
+// forgotten with the group only. The error is [errors.ErrUnsupported] on a kernel
+// before 5.15.
+func (g *Group) Background(on bool) error {
+	value := "0"
+	if on {
+		value = "1"
+	}
+	err := writeFile(g.in(CPU), cpuIdle, value)
+	if errors.Is(err, os.ErrNotExist) {
+		if _, gone := os.Stat(g.in(CPU)); gone == nil {
+			err = errors.ErrUnsupported
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("group %s: %w", g.name, err)
+	}
+	return nil
+}
+
+const cpuIdle = "cpu.idle"
+
+func (g *Group) inBackground() bool {
+	s, err := readFile(g.in(CPU), cpuIdle)
+	return err == nil && s == "1"
 }
 
 // raise lifts the limit of memory and swap together when it shall be higher, so

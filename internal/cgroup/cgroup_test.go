@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -416,6 +417,54 @@ func TestCPULimit(t *testing.T) {
 		t.Errorf("used %.2f cores, throttled for %v; want at most about 0.1", rate, s.Throttled)
 	}
 	must(t, g.Kill(t.Context()))
+}
+
+// Who is in the background has next to nothing of the processors that others want,
+// stays there when its limits change, and is an equal again afterwards.
+func TestBackground(t *testing.T) {
+	tr := tree(t)
+	cores := float64(runtime.NumCPU())
+	limits := bulkhead.Limits{CPU: cores, MemoryMB: 256, Pids: 100}
+	front, back := create(t, tr, "front"), create(t, tr, "back")
+	for _, g := range []*Group{front, back} {
+		must(t, g.Update(limits, Extra{}))
+		for range runtime.NumCPU() {
+			must(t, g.Start(child(t, "spin")))
+		}
+	}
+	if err := back.Background(true); errors.Is(err, errors.ErrUnsupported) {
+		t.Skip("this kernel has no cpu.idle")
+	}
+	// part is what back has of what both had in a second.
+	part := func() float64 {
+		t.Helper()
+		was := [2]time.Duration{cpuTime(t, front), cpuTime(t, back)}
+		time.Sleep(time.Second)
+		f, b := cpuTime(t, front)-was[0], cpuTime(t, back)-was[1]
+		return b.Seconds() / (f + b).Seconds()
+	}
+	if got := part(); got > 0.1 {
+		t.Errorf("in the background it had %.0f %% of the processors", 100*got)
+	}
+	limits.CPU /= 2
+	must(t, back.Update(limits, Extra{}))
+	if got := part(); got > 0.1 {
+		t.Errorf("in the background with other limits it had %.0f %% of the processors", 100*got)
+	}
+	must(t, back.Background(false))
+	if got := part(); got < 0.2 || got > 0.5 {
+		t.Errorf("with half the weight it had %.0f %% of the processors, want 33", 100*got)
+	}
+	if err := (&Group{t: tr, name: "none"}).Background(true); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a group that does not exist: %v", err)
+	}
+}
+
+func cpuTime(t *testing.T, g *Group) time.Duration {
+	t.Helper()
+	used, err := g.CPUTime()
+	must(t, err)
+	return used
 }
 
 // TestFreeze stops a spinning program and lets it go on.

@@ -205,6 +205,16 @@ func (p *part) Usage() (pool.Usage, error) {
 	return u, nil
 }
 
+// Background lets all other boxes go first on the processors, or no longer.
+func (p *part) Background(on bool) error {
+	return p.group.Background(on) //nolint:wrapcheck // it names the group
+}
+
+// CPUTime reads one small file.
+func (p *part) CPUTime() (time.Duration, error) {
+	return p.group.CPUTime() //nolint:wrapcheck // it names the group
+}
+
 // Meter reads the counters that usage is made of: three small files.
 func (p *part) Meter() (bulkhead.Meter, error) {
 	cpu, err := p.group.CPUTime()

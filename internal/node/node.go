@@ -73,6 +73,9 @@ type Config struct {
 	// Wait is how long a request that names no time waits for a place on the host;
 	// for its own tenant's sandboxes to end it waits only when it asks to [0].
 	Wait time.Duration
+	// Processors reads the host's processor time since it was started, over all cores;
+	// nil lets all sandboxes compete by weight alone, see [quota.TakeTurns].
+	Processors func() (busy, idle time.Duration, err error)
 	// Admit, when set, is asked before a sandbox that has its place is made whether
 	// there is memory for that now. It may wait. Its error is the answer.
 	Admit func(ctx context.Context, a Ask) (Admitted, error)
@@ -89,6 +92,7 @@ type Node struct {
 	drained   chan struct{} // closed when the node drains
 
 	unrecorded unrecorded
+	turns      turns
 
 	mu       sync.RWMutex
 	live     map[string]*lease
@@ -137,6 +141,9 @@ func (n *Node) Run(ctx context.Context) error {
 	var loops sync.WaitGroup
 	loops.Go(func() { each(ctx, n.cfg.SampleEvery, func(time.Time) { n.sample(ctx) }) })
 	loops.Go(func() { each(ctx, measureEvery, n.measure) })
+	if n.cfg.Processors != nil {
+		loops.Go(func() { each(ctx, turnsEvery, n.takeTurns) })
+	}
 	loops.Wait()
 	return nil
 }

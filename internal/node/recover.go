@@ -54,6 +54,7 @@ func (n *Node) Recover(ctx context.Context) (Recovered, error) {
 		l.sb, l.recorded = sb, true
 		l.allocate(l.booking.Allocation())
 		n.resume(ctx, l)
+		_ = box.Part.Background(false) // the server before may have left it there
 		kept[sb.Box] = true
 		n.open(l)
 		l.log(slog.LevelInfo, "the server was restarted and took the sandbox over", nil)

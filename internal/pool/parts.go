@@ -30,6 +30,11 @@ type Part interface {
 	Addr() netip.Addr
 	// Bind puts limits and egress in force, within a millisecond.
 	Bind(ctx context.Context, l bulkhead.Limits, e bulkhead.Egress) error
+	// Background lets all other boxes go first on the processors, or no longer. Its
+	// error is [errors.ErrUnsupported] where the host cannot.
+	Background(on bool) error
+	// CPUTime is the processor time the box has used, in some 10 µs.
+	CPUTime() (time.Duration, error)
 	// Usage measures the box.
 	Usage() (Usage, error)
 	// Meter reads the counters that what is used is told by, in some 50 µs.

@@ -13,6 +13,9 @@
 // as soon as its owner uses it: the sum may then exceed the host's capacity, and
 // nothing new is admitted until it does not.
 //
+// What is granted of the processors is shared by weight; [TakeTurns] says who of
+// those that run goes first.
+//
 // The package does no I/O and has no clock: every method is told the time. All
 // methods may be called from any goroutine, and none blocks.
 package quota

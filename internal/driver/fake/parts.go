@@ -156,6 +156,8 @@ type Part struct {
 	meter  bulkhead.Meter
 	limits bulkhead.Limits
 	egress bulkhead.Egress
+
+	background bool
 }
 
 // Box returns the box's name.
@@ -211,6 +213,27 @@ func (p *Part) Use(u pool.Usage) {
 	defer p.mu.Unlock()
 	p.usage = u
 }
+
+// Background keeps whether the others go first.
+func (p *Part) Background(on bool) error {
+	if err := p.parts.planned("Background"); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.background = on
+	return nil
+}
+
+// InBackground returns what Background was told last.
+func (p *Part) InBackground() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.background
+}
+
+// CPUTime returns the processor time that Use said.
+func (p *Part) CPUTime() (time.Duration, error) { return p.now().CPU, nil }
 
 // Usage returns what Use said.
 func (p *Part) Usage() (pool.Usage, error) { return p.now(), nil }
