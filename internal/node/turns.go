@@ -64,11 +64,14 @@ func (n *Node) takeTurns(now time.Time) {
 		t.of[l] = is
 		all = append(all, &is.Turn)
 	}
-	full := 0.0
+	var cores, others float64
 	if worked > 19*rested {
-		full = float64(worked+rested) / float64(span)
+		cores, others = float64(worked+rested)/float64(span), float64(worked)/float64(span)
+		for _, is := range all {
+			others -= is.Used
+		}
 	}
-	quota.TakeTurns(all, full)
+	quota.TakeTurns(all, cores, max(others, 0))
 	var count int64
 	for l, is := range t.of {
 		if is.Background != is.in {

@@ -9,7 +9,7 @@ import (
 )
 
 // A sandbox that keeps the processors busy is put behind the others, and comes
-// back when it is done, when it is resized or taken over by another server.
+// back when it is done, when it is starved or taken over by another server.
 func TestTurns(t *testing.T) {
 	w := newWorld(t)
 	var busy, idle time.Duration
@@ -28,47 +28,56 @@ func TestTurns(t *testing.T) {
 		w.parts.Part(hog.Box).Use(pool.Usage{CPU: used[0]})
 		w.parts.Part(calm.Box).Use(pool.Usage{CPU: used[1]})
 		n.TakeTurns(now)
-		if w.parts.Part(calm.Box).InBackground() {
-			t.Error("the calm one is in the background")
-		}
 	}
-	check := func(n *node.Node, what string, want bool) {
+	check := func(n *node.Node, what string, wantHog, wantCalm bool) {
 		t.Helper()
-		if got := w.parts.Part(hog.Box).InBackground(); got != want {
-			t.Errorf("%s: in the background %v, want %v", what, got, want)
+		gotHog, gotCalm := w.parts.Part(hog.Box).InBackground(), w.parts.Part(calm.Box).InBackground()
+		if gotHog != wantHog || gotCalm != wantCalm {
+			t.Errorf("%s: the hog is in the background %v, the calm one %v; want %v, %v", what, gotHog, gotCalm, wantHog, wantCalm)
 		}
-		count := map[bool]int{true: 1}[want]
+		count := 0
+		for _, in := range []bool{wantHog, wantCalm} {
+			if in {
+				count++
+			}
+		}
 		if got := n.Background(); got != count {
 			t.Errorf("%s: %d are in the background, want %d", what, got, count)
 		}
 	}
 	const ms = time.Millisecond
 	look(n, 0, 0, 500*ms)
-	look(n, 400*ms, 50*ms, 50*ms)
-	look(n, 100*ms, 50*ms, 350*ms)
-	check(n, "busy once", false)
+	look(n, 200*ms, 50*ms, 250*ms)
+	look(n, 50*ms, 50*ms, 400*ms)
+	check(n, "busy once", false, false)
 	for range 3 {
 		look(n, 400*ms, 50*ms, 50*ms)
 	}
-	check(n, "busy for long", true)
-	look(n, 10*ms, 50*ms, 440*ms)
-	check(n, "done", false)
+	check(n, "busy for long", true, false)
+	for range 4 {
+		look(n, 10*ms, 50*ms, 440*ms)
+	}
+	check(n, "done", false, false)
 	for range 4 {
 		look(n, 460*ms, 40*ms, 0)
 	}
-	check(n, "all of a full host", true)
-	look(n, 5*ms, 495*ms, 0) // in two looks it is the other's turn
-	check(n, "starved", false)
-	for range 3 {
+	check(n, "all of a full host", true, false)
+	for range 4 {
+		look(n, 5*ms, 495*ms, 0)
+	}
+	check(n, "starved by what was calm", false, true)
+	for range 5 {
 		look(n, 400*ms, 50*ms, 50*ms)
 	}
-	check(n, "busy again", true)
+	check(n, "busy again", true, false)
 
 	n = w.node()
 	if _, err := n.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	check(n, "taken over", false)
+	if w.parts.Part(hog.Box).InBackground() {
+		t.Error("taken over by another server it is in the background")
+	}
 	if err := n.Kill(t.Context(), "t1", hog.ID); err != nil {
 		t.Fatal(err)
 	}

@@ -5,32 +5,33 @@ import (
 	"slices"
 )
 
-// Turn is what one sandbox had of the processors since the last look, and whether
-// it lets the others go first.
+// Turn is what one sandbox has of the processors, and whether it lets the others
+// go first.
 type Turn struct {
-	// Limit is how many cores it may use, Used how many it used.
+	// Limit is how many cores it may use, Used how many it used since the last look.
 	Limit, Used float64
 	// Background says that it has what the others leave. Its limit stays.
 	Background bool
-	busy       int // looks in a row that found it busy
+	lately     float64 // cores it used over the last looks, the newest for a half
 }
 
-const (
-	// A sandbox that has busyShare of its due, busyLooks times in a row, goes to the
-	// background; one that has less than calmShare comes back at once: it is done with
-	// its work, or others left it too little.
-	busyShare, calmShare = 0.7, 0.35
-	busyLooks            = 2
-)
+// A sandbox that has lately had busyShare of its due goes to the background; one
+// that had less than calmShare comes back: it is done with its work, or others left
+// it too little.
+const busyShare, calmShare = 0.7, 0.35
 
 // TakeTurns decides anew who is in the background: whoever keeps a core busy, or
-// all it may use, so that whoever uses little waits for nobody. cores is what the
-// host has when none of that is idle, else 0. On a full host nobody can have all
-// of its limit: due is what weights would give it.
-func TakeTurns(all []*Turn, cores float64) {
+// all it may use, so that whoever uses little waits for nobody. When the host has
+// no idle processor time, cores is how many it has, and others what is used by
+// others than these; else both are 0. On a full host nobody can have all of its
+// limit: due is what weights would give it, or half of that where others use more.
+func TakeTurns(all []*Turn, cores, others float64) {
+	for _, t := range all {
+		t.lately = (t.lately + t.Used) / 2
+	}
 	level := 1.0
 	if cores > 0 {
-		level = due(all, cores)
+		level = max(due(all, cores-others), due(all, cores)/2)
 	}
 	for _, t := range all {
 		due := level * t.Limit
@@ -38,30 +39,27 @@ func TakeTurns(all []*Turn, cores float64) {
 			due = min(due, 1)
 		}
 		switch {
-		case t.Used >= busyShare*due:
-			t.busy++
-			t.Background = t.Background || t.busy >= busyLooks
-		case t.Used < calmShare*due:
-			t.busy, t.Background = 0, false
-		default:
-			t.busy = 0
+		case t.lately >= busyShare*due:
+			t.Background = true
+		case t.lately < calmShare*due:
+			t.Background = false
 		}
 	}
 }
 
 // due is the part of their limits that those can have who want more than others
-// do: all who use less have that, and the rest of the cores is shared by weight.
+// do: all who use less keep that, and the rest of the cores is shared by weight.
 func due(all []*Turn, cores float64) float64 {
-	byPart := slices.SortedFunc(slices.Values(all), func(a, b *Turn) int { return cmp.Compare(a.Used/a.Limit, b.Used/b.Limit) })
+	byPart := slices.SortedFunc(slices.Values(all), func(a, b *Turn) int { return cmp.Compare(a.lately/a.Limit, b.lately/b.Limit) })
 	var limits float64
 	for _, t := range all {
 		limits += t.Limit
 	}
 	for _, t := range byPart {
-		if t.Used/t.Limit >= busyShare*cores/limits {
+		if t.lately/t.Limit >= busyShare*cores/limits {
 			return min(1, cores/limits)
 		}
-		cores, limits = cores-t.Used, limits-t.Limit
+		cores, limits = cores-t.lately, limits-t.Limit
 	}
 	return 1
 }

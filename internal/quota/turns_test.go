@@ -12,38 +12,40 @@ import (
 // Who is in the background after four looks at the same use.
 func TestTakeTurns(t *testing.T) {
 	for _, tt := range []struct {
-		name  string
-		used  [][2]float64 // limit, used
-		cores float64      // of a full host
-		want  []bool
+		name   string
+		used   [][2]float64 // limit, used
+		cores  float64      // of a full host
+		others float64
+		want   []bool
 	}{
-		{"nothing runs", [][2]float64{{2, 0}, {1, 0}}, 0, []bool{false, false}},
-		{"one at its limit", [][2]float64{{1, 1}, {1, 0.1}}, 0, []bool{true, false}},
-		{"one keeps a core busy", [][2]float64{{4, 1}, {4, 0.3}}, 0, []bool{true, false}},
-		{"a small one at its limit", [][2]float64{{0.25, 0.24}, {4, 0.3}}, 0, []bool{true, false}},
-		{"two fill two cores", [][2]float64{{1, 0.9}, {1, 0.85}, {1, 0.15}}, 2, []bool{true, true, false}},
+		{"nothing runs", [][2]float64{{2, 0}, {1, 0}}, 0, 0, []bool{false, false}},
+		{"one at its limit", [][2]float64{{1, 1}, {1, 0.1}}, 0, 0, []bool{true, false}},
+		{"one keeps a core busy", [][2]float64{{4, 1}, {4, 0.3}}, 0, 0, []bool{true, false}},
+		{"a small one at its limit", [][2]float64{{0.25, 0.24}, {4, 0.3}}, 0, 0, []bool{true, false}},
+		{"two fill two cores", [][2]float64{{1, 0.9}, {1, 0.85}, {1, 0.15}}, 2, 0, []bool{true, true, false}},
 		{"ten fill two cores", [][2]float64{
 			{1, 0.19}, {1, 0.19}, {1, 0.19}, {1, 0.19}, {1, 0.19}, {1, 0.19}, {1, 0.19}, {1, 0.19}, {1, 0.19}, {1, 0.19}, {1, 0.05},
-		}, 2, []bool{true, true, true, true, true, true, true, true, true, true, false}},
-		{"a small one at its limit beside others", [][2]float64{{0.1, 0.1}, {2, 0.9}, {2, 0.85}, {2, 0.1}}, 2, []bool{true, true, true, false}},
-		{"two and the server fill two cores", [][2]float64{{1, 0.7}, {1, 0.7}, {1, 0.15}}, 2, []bool{true, true, false}},
-		{"one among many calm ones", append([][2]float64{{1, 0.9}}, slices.Repeat([][2]float64{{1, 0.02}}, 50)...), 2,
+		}, 2, 0, []bool{true, true, true, true, true, true, true, true, true, true, false}},
+		{"a small one at its limit beside others", [][2]float64{{0.1, 0.1}, {2, 0.9}, {2, 0.85}, {2, 0.1}}, 2, 0, []bool{true, true, true, false}},
+		{"two and the server fill two cores", [][2]float64{{1, 0.7}, {1, 0.7}, {1, 0.15}}, 2, 0, []bool{true, true, false}},
+		{"one among many calm ones", append([][2]float64{{1, 0.9}}, slices.Repeat([][2]float64{{1, 0.02}}, 50)...), 2, 0,
 			append([]bool{true}, make([]bool, 50)...)},
-		{"full of what is no sandbox", [][2]float64{{2, 0.2}, {1, 0}}, 2, []bool{false, false}},
+		{"two on a host that others use too", [][2]float64{{1, 0.5}, {1, 0.55}, {1, 0.1}}, 2, 0.8, []bool{true, true, false}},
+		{"full of what is no sandbox", [][2]float64{{2, 0.2}, {1, 0}}, 2, 1.8, []bool{false, false}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var turns []*quota.Turn
 			for _, u := range tt.used {
 				turns = append(turns, &quota.Turn{Limit: u[0], Used: u[1]})
 			}
-			quota.TakeTurns(turns, tt.cores)
+			quota.TakeTurns(turns, tt.cores, tt.others)
 			for i, turn := range turns {
 				if turn.Background {
 					t.Errorf("sandbox %d is in the background after one look", i)
 				}
 			}
 			for range 3 {
-				quota.TakeTurns(turns, tt.cores)
+				quota.TakeTurns(turns, tt.cores, tt.others)
 			}
 			for i, turn := range turns {
 				if turn.Background != tt.want[i] {
@@ -54,22 +56,27 @@ func TestTakeTurns(t *testing.T) {
 	}
 }
 
-// A sandbox that is done is in front again at the next look.
+// A sandbox that is done is in front again two looks later.
 func TestTurnsEnd(t *testing.T) {
 	hog := &quota.Turn{Limit: 2, Used: 1}
 	all := []*quota.Turn{hog, {Limit: 2}}
 	for range 3 {
-		quota.TakeTurns(all, 0)
+		quota.TakeTurns(all, 0, 0)
 	}
 	if !hog.Background {
 		t.Fatal("a hog is not in the background")
 	}
 	hog.Used = 0.5
-	if quota.TakeTurns(all, 0); !hog.Background {
-		t.Error("in front at half of its due: it would go to and fro")
+	for range 3 {
+		if quota.TakeTurns(all, 0, 0); !hog.Background {
+			t.Error("in front at half of its due: it would go to and fro")
+		}
 	}
 	hog.Used = 0
-	if quota.TakeTurns(all, 0); hog.Background {
+	for range 2 {
+		quota.TakeTurns(all, 0, 0)
+	}
+	if hog.Background {
 		t.Error("in the background when it is done")
 	}
 }
@@ -115,7 +122,7 @@ func TestTurnsStarveNobody(t *testing.T) {
 			if sum > 0.95*cores {
 				full = cores
 			}
-			quota.TakeTurns(all, full)
+			quota.TakeTurns(all, full, 0)
 		}
 		for i, turn := range all {
 			if had[i] < fair[i]/2 {
