@@ -8,9 +8,12 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/bench/results"
@@ -24,11 +27,14 @@ type offender struct {
 	line string
 	// want is how it ends; nothing ends the ones that only use what is theirs.
 	want bulkhead.Cause
+	// onEachCore says that there is one for each core, so that none is left.
+	onEachCore bool
 }
 
 // offenders are what a neighbour can do. Each has the limits of neighbourLimits.
 var offenders = []offender{
 	{name: "a CPU hog", line: `for i in 1 2 3 4; do (while :; do :; done) & done; wait`},
+	{name: "a CPU hog on each core", line: `for i in 1 2 3 4; do (while :; do :; done) & done; wait`, onEachCore: true},
 	{name: "a memory bomb", line: `python3 -c 'x = []
 while True: x.append(bytearray(b"x" * 1048576))'`, want: bulkhead.CauseMemoryLimit},
 	{name: "a fork bomb", line: `python3 -c 'import os, time
@@ -46,8 +52,8 @@ while True:
         except OSError: pass'`},
 }
 
-// neighbourLimits leave the host a core: what is measured is isolation, not that
-// two programs share what is there.
+// neighbourLimits leave the host a core, beside one offender: what is measured is
+// isolation, not that two programs share what is there.
 var neighbourLimits = bulkhead.Limits{CPU: 1, MemoryMB: 1024, DiskMB: 256, Pids: 128, OutputMB: 16}
 
 // noisy measures a victim's calls right before and beside one offender after the
@@ -83,11 +89,11 @@ func noisy(ctx context.Context, o options, r *report) error {
 			return body.Close()
 		}},
 	}
-	n := 10 * o.n
+	n := 15 * o.n
 	for _, off := range offenders {
 		before := make([]sample, len(calls))
 		for i, call := range calls {
-			before[i] = measure(ctx, n, timed(call.f))
+			before[i] = measure(ctx, n, paced(call.f))
 			r.add(call.name+", before "+off.name, before[i], "", nil)
 		}
 		stop, err := off.start(ctx, o)
@@ -96,7 +102,7 @@ func noisy(ctx context.Context, o options, r *report) error {
 		}
 		beside := make([]sample, len(calls))
 		for i, call := range calls {
-			beside[i] = measure(ctx, n, timed(call.f))
+			beside[i] = measure(ctx, n, paced(call.f))
 		}
 		if err := stop(); err != nil {
 			beside[0].failures++
@@ -114,6 +120,16 @@ func noisy(ctx context.Context, o options, r *report) error {
 		}
 	}
 	return nil
+}
+
+// paced measures a call of one who thinks a little before each: without a pause the
+// victim itself would keep a core busy.
+func paced(f func(context.Context) error) func(context.Context) (time.Duration, error) {
+	call := timed(f)
+	return func(ctx context.Context) (time.Duration, error) {
+		time.Sleep(10 * time.Millisecond)
+		return call(ctx)
+	}
 }
 
 // start runs an offender from a process of its own, at the lowest priority: its
@@ -169,7 +185,15 @@ func offend(ctx context.Context, o options, in io.Reader, out io.Writer) error {
 	}()
 	// By then it is at its worst, and the pool has made another box in place of its.
 	time.AfterFunc(4*time.Second, func() { _, _ = io.WriteString(out, ".") })
-	return offenders[i].run(ctx, c)
+	copies := 1
+	if offenders[i].onEachCore {
+		copies = runtime.NumCPU()
+	}
+	var all errgroup.Group
+	for range copies {
+		all.Go(func() error { return offenders[i].run(ctx, c) })
+	}
+	return all.Wait() //nolint:wrapcheck // run's own
 }
 
 // run goes on until ctx is done, in one box after the other if need be, and

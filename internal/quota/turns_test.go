@@ -28,8 +28,10 @@ func TestTakeTurns(t *testing.T) {
 		}, 2, 0, []bool{true, true, true, true, true, true, true, true, true, true, false}},
 		{"a small one at its limit beside others", [][2]float64{{0.1, 0.1}, {2, 0.9}, {2, 0.85}, {2, 0.1}}, 2, 0, []bool{true, true, true, false}},
 		{"two and the server fill two cores", [][2]float64{{1, 0.7}, {1, 0.7}, {1, 0.15}}, 2, 0, []bool{true, true, false}},
-		{"one among many calm ones", append([][2]float64{{1, 0.9}}, slices.Repeat([][2]float64{{1, 0.02}}, 50)...), 2, 0,
-			append([]bool{true}, make([]bool, 50)...)},
+		{
+			"one among many calm ones", append([][2]float64{{1, 0.9}}, slices.Repeat([][2]float64{{1, 0.02}}, 50)...), 2, 0,
+			append([]bool{true}, make([]bool, 50)...),
+		},
 		{"two on a host that others use too", [][2]float64{{1, 0.5}, {1, 0.55}, {1, 0.1}}, 2, 0.8, []bool{true, true, false}},
 		{"full of what is no sandbox", [][2]float64{{2, 0.2}, {1, 0}}, 2, 1.8, []bool{false, false}},
 	} {
