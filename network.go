@@ -101,13 +101,17 @@ func (n Network) Egress(internet bool) (Egress, error) {
 	return e, nil
 }
 
-// parsePrefix reads an address or a prefix and says whether it is of IPv6.
+// parsePrefix reads an address or a prefix and says whether it is of IPv6. What is
+// of IPv4 is so in IPv6's writing, too.
 func parsePrefix(s string) (p netip.Prefix, six bool, err error) {
 	if a, err := netip.ParseAddr(s); err == nil {
 		a = a.Unmap()
 		return netip.PrefixFrom(a, a.BitLen()), a.Is6(), nil
 	}
 	p, err = netip.ParsePrefix(s)
+	if mapped := 128 - 32; err == nil && p.Addr().Is4In6() && p.Bits() >= mapped {
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-mapped)
+	}
 	return p.Masked(), err == nil && p.Addr().Is6(), err
 }
 

@@ -44,6 +44,13 @@ func TestNetworkEgress(t *testing.T) {
 			},
 		},
 		{
+			name: "IPv4 in IPv6's writing", internet: true,
+			n: bulkhead.Network{AllowOut: []string{"::ffff:1.1.1.1", "::ffff:8.8.8.9/120"}, DenyOut: []string{"::ffff:9.0.0.0/104"}},
+			want: bulkhead.Egress{
+				Internet: true, Allow: prefixes("1.1.1.1/32", "8.8.8.0/24"), Deny: prefixes("9.0.0.0/8"),
+			},
+		},
+		{
 			name: "domains", internet: true,
 			n:    bulkhead.Network{AllowOut: []string{"*.Example.com", "example.org.", "example.org"}, DenyOut: []string{bulkhead.AllTraffic}},
 			want: bulkhead.Egress{Domains: []string{"*.example.com", "example.org"}},
