@@ -304,9 +304,8 @@ func egress(ctx context.Context, r *results.Report, parts *host.Parts, part pool
 	open, closed := bulkhead.Egress{Internet: true}, bulkhead.Egress{}
 	measure("bind: egress, opened", n, part, usual, closed, open)
 	measure("bind: egress, closed", n, part, usual, open, closed)
-	measure("bind: egress and connections of its own", n, part, own, closed, open)
 	// A lease: a slot to which nothing was open before.
-	fresh := func(name string) error {
+	fresh := func(name string, l bulkhead.Limits, e bulkhead.Egress) error {
 		took, failures := make([]time.Duration, 0, n), 0
 		var first error
 		for range n {
@@ -315,7 +314,7 @@ func egress(ctx context.Context, r *results.Report, parts *host.Parts, part pool
 				return fmt.Errorf("make a part: %w", err)
 			}
 			began := time.Now()
-			err = p.Bind(ctx, usual, lists)
+			err = p.Bind(ctx, l, e)
 			took = append(took, time.Since(began))
 			if err = errors.Join(err, p.Release(ctx)); err != nil {
 				failures++
@@ -325,7 +324,10 @@ func egress(ctx context.Context, r *results.Report, parts *host.Parts, part pool
 		r.Add(goal(row(name, took, time.Millisecond, "ms", failures)), first)
 		return nil
 	}
-	if err := fresh("bind: egress, a lease with lists and a domain"); err != nil {
+	if err := fresh("bind: egress, a lease with connections of its own", own, open); err != nil {
+		return err
+	}
+	if err := fresh("bind: egress, a lease with lists and a domain", usual, lists); err != nil {
 		return err
 	}
 	var others []pool.Part
@@ -344,9 +346,10 @@ func egress(ctx context.Context, r *results.Report, parts *host.Parts, part pool
 			return fmt.Errorf("bind a part: %w", err)
 		}
 	}
-	if err := fresh(fmt.Sprintf("bind: egress, the same beside %d others", crowdOfLists)); err != nil {
+	if err := fresh(fmt.Sprintf("bind: egress, the same beside %d others", crowdOfLists), usual, lists); err != nil {
 		return err
 	}
+	measure("bind: egress, other connections while it runs", min(n, 50), part, own, open, open)
 	measure("bind: egress, from one domain to another while it runs", min(n, 50), part, usual,
 		bulkhead.Egress{Domains: []string{"example.org"}}, bulkhead.Egress{Domains: []string{"example.com"}})
 	return bare(r, n)

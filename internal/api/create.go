@@ -89,7 +89,7 @@ func (s *Server) createRequest(b newSandbox, timeout int64) (bulkhead.CreateRequ
 	if b.Timeout != nil {
 		timeout = *b.Timeout
 	}
-	ttl, err := s.ttl(timeout)
+	ttl, err := s.ttl("timeout", timeout)
 	if err != nil {
 		return none, err
 	}
@@ -144,14 +144,15 @@ func missing(subject, what string) error {
 	return bulkhead.Errorf(bulkhead.CodeUnsupported, "%s; this server does not implement %s", subject, what)
 }
 
-// ttl turns a timeout in seconds into a time to live within the bounds.
-func (s *Server) ttl(seconds int64) (time.Duration, error) {
+// ttl turns a field that is a timeout in seconds into a time to live within the
+// bounds. The errors begin with E2B's words.
+func (s *Server) ttl(field string, seconds int64) (time.Duration, error) {
 	if seconds <= 0 {
-		return 0, bulkhead.Errorf(bulkhead.CodeInvalid, "Timeout must be greater than 0")
+		return 0, bulkhead.Errorf(bulkhead.CodeInvalid, "Timeout must be greater than 0; %s is %d", field, seconds)
 	}
 	if seconds > int64(s.cfg.MaxTTL/time.Second) {
-		return 0, bulkhead.Errorf(bulkhead.CodeInvalid, "Timeout cannot be greater than %s hours",
-			strconv.FormatFloat(s.cfg.MaxTTL.Hours(), 'g', 6, 64))
+		return 0, bulkhead.Errorf(bulkhead.CodeInvalid, "Timeout cannot be greater than %s hours; %s is %d seconds",
+			strconv.FormatFloat(s.cfg.MaxTTL.Hours(), 'g', 6, 64), field, seconds)
 	}
 	return time.Duration(seconds) * time.Second, nil
 }

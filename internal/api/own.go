@@ -68,7 +68,7 @@ func (s *Server) ownCreate(w http.ResponseWriter, r *http.Request, c caller) err
 	if body.TimeoutSeconds != nil {
 		seconds = *body.TimeoutSeconds
 	}
-	ttl, err := s.ttl(seconds)
+	ttl, err := s.ttl("timeoutSeconds", seconds)
 	if err != nil {
 		return err
 	}

@@ -71,7 +71,7 @@ func TestOwnSandboxes(t *testing.T) {
 		{`{"template":"base","limits":{"memory":1}}`, 400, `unknown field "memory"`},
 		{`{"template":"base","limits":{"memoryMB":1}}`, 400, "memoryMB is 1; it must be between 64"},
 		{`{"template":"base","limits":{"cpu":1e9}}`, 400, "cpu is 1e+09"},
-		{`{"template":"base","timeoutSeconds":0}`, 400, "Timeout must be greater than 0"},
+		{`{"template":"base","timeoutSeconds":0}`, 400, "Timeout must be greater than 0; timeoutSeconds is 0"},
 		{`{"template":"base","secure":false,"privateTraffic":true}`, 400, "needs secure"},
 		{`{"template":"base","maskHost":"/"}`, 400, `maskHost is "/"`},
 		{`{}`, 400, "template is missing"},

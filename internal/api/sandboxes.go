@@ -121,7 +121,7 @@ func (s *Server) extend(r *http.Request, c caller, body timeoutBody, seconds int
 			seconds = *given
 		}
 	}
-	ttl, err := s.ttl(seconds)
+	ttl, err := s.ttl("timeout", seconds)
 	if err != nil {
 		return bulkhead.Sandbox{}, err
 	}
@@ -157,7 +157,7 @@ func (s *Server) setTimeout(w http.ResponseWriter, r *http.Request, c caller) er
 	}
 	var ttl time.Duration
 	if *body.Timeout > 0 {
-		if ttl, err = s.ttl(*body.Timeout); err != nil {
+		if ttl, err = s.ttl("timeout", *body.Timeout); err != nil {
 			return err
 		}
 	}

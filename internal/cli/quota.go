@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"math"
 	"strconv"
 
 	"github.com/bulkheadhq/bulkhead"
@@ -67,7 +68,7 @@ func (c *QuotaShowCmd) print(a *App, q client.Quota) error {
 }
 
 // number writes a figure with at most two decimals.
-func number(v float64) string { return fmt.Sprintf("%.4g", v) }
+func number(v float64) string { return strconv.FormatFloat(math.Round(v*1000)/1000, 'f', -1, 64) }
 
 // most writes a limit; 0 is none.
 func most(v float64, unit string) string {

@@ -146,7 +146,11 @@ func (c *InfoCmd) print(a *App, s info) error {
 	}
 	if s.Allocation != nil {
 		for _, r := range s.Allocation.Reasons {
-			rows = append(rows, []string{r.Field, fmt.Sprintf("%g instead of %g: %s", r.Granted, r.Asked, r.Detail)})
+			granted := fmt.Sprintf("%g", r.Granted)
+			if r.Granted != r.Asked {
+				granted += fmt.Sprintf(" instead of %g", r.Asked)
+			}
+			rows = append(rows, []string{r.Field, granted + ": " + r.Detail})
 		}
 	}
 	if u := s.Usage; u != nil {

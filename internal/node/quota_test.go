@@ -151,6 +151,7 @@ func TestLending(t *testing.T) {
 	if err := n.Kill(t.Context(), "t1", a.ID); err != nil {
 		t.Fatal(err)
 	}
+	w.until("its box is gone", func() bool { return n.Host().Bookings == 2 })
 	for range 40 {
 		use(2*time.Second, 100)
 	}

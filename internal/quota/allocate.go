@@ -188,7 +188,7 @@ func (f *field) grant(by *scaling) error {
 		// What was asked for by name and is impossible is refused, not cut down; so
 		// is what would not run.
 		if f.explicit && min(f.base, scaled) > limit || f.scales && limit < min(f.base, f.floor) {
-			return never(bounds[i].prefix+f.name, limit, min(f.base, scaled), f.unit)
+			return neverFor(f, by, bounds[i].prefix+f.name, limit, min(f.base, scaled))
 		}
 		f.granted, cut[i] = limit, true
 	}
@@ -221,6 +221,16 @@ func (f *field) grant(by *scaling) error {
 	}
 	f.detail = string(says)
 	return nil
+}
+
+// neverFor is never for a field, with what the tier or the load made of what was
+// asked for.
+func neverFor(f *field, by *scaling, name string, limit, asked float64) error {
+	err := never(name, limit, asked, f.unit)
+	if asked != f.base {
+		err.Msg += "; " + string(by.appendTo(append(append(appendNumber(nil, f.base), ' '), f.unit...)))
+	}
+	return err
 }
 
 // number writes a figure without needless digits.

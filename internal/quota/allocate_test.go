@@ -63,6 +63,7 @@ func TestAllocation(t *testing.T) {
 		"asked by name is not cut":     {asked: bulkhead.Limits{MemoryMB: 2000}, multiplier: 1, quota: bulkhead.Quota{Sandbox: bulkhead.Limits{MemoryMB: 400}}, refused: "tenant.sandbox.memoryMB"},
 		"nor is another field":         {asked: bulkhead.Limits{Pids: 2000}, multiplier: 1, quota: bulkhead.Quota{Sandbox: bulkhead.Limits{Pids: 400}}, refused: "tenant.sandbox.pids"},
 		"a multiplier may make it fit": {asked: bulkhead.Limits{MemoryMB: 800}, multiplier: 0.5, quota: bulkhead.Quota{Sandbox: bulkhead.Limits{MemoryMB: 400}}, cpu: 1, memory: 400},
+		"what a multiplier made":       {asked: bulkhead.Limits{MemoryMB: 2001}, multiplier: 0.5, quota: bulkhead.Quota{Sandbox: bulkhead.Limits{MemoryMB: 400}}, refused: "tenant.sandbox.memoryMB", says: "2001 MiB × 0.5 for tier T"},
 		"would not run":                {multiplier: 1, floor: 500, quota: bulkhead.Quota{Sandbox: bulkhead.Limits{MemoryMB: 400}}, refused: "tenant.sandbox.memoryMB"},
 		"beyond the host":              {asked: bulkhead.Limits{MemoryMB: 9000}, multiplier: 1, refused: "host.memoryMB"},
 	} {
@@ -80,8 +81,8 @@ func TestAllocation(t *testing.T) {
 				if strings.HasPrefix(tt.refused, "host.") {
 					code = bulkhead.CodeInvalid
 				}
-				if e := refused(t, err, code, tt.refused); !e.Limit.Never {
-					t.Errorf("%+v", e.Limit)
+				if e := refused(t, err, code, tt.refused); !e.Limit.Never || !strings.Contains(e.Msg, tt.says) {
+					t.Errorf("%s: %+v", e.Msg, e.Limit)
 				}
 				return
 			}

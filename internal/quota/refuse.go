@@ -8,7 +8,7 @@ import (
 )
 
 // never is the refusal of what could not fit if nothing were used.
-func never(name string, limit, asked float64, unit string) error {
+func never(name string, limit, asked float64, unit string) *bulkhead.Error {
 	e := &bulkhead.Error{
 		Code:  bulkhead.CodeQuotaExceeded,
 		Limit: &bulkhead.LimitEvidence{Name: name, Limit: limit, Asked: asked, Unit: unit, Never: true},
