@@ -80,9 +80,9 @@ func guardCost(ctx context.Context, r *results.Report, s *services, length time.
 // processor time of the thread that does it. A measurement is two short stretches
 // with the guard on between two with it off, or the other way round, with no
 // garbage collection in between: the median of many is hardly disturbed by what
-// else the machine does.
+// else the machine does. Both services are made anew again and again.
 func (s *services) guardShare(ctx context.Context, r *results.Report) error {
-	const measurements, stretch, collect = 6000, 10, 100
+	const measurements, stretch, collect, renew = 12_000, 10, 100, 300
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
@@ -97,6 +97,18 @@ func (s *services) guardShare(ctx context.Context, r *results.Report) error {
 	}
 	var added []float64
 	for i := range measurements {
+		if i%renew == 0 {
+			if err := s.renew(); err != nil {
+				return err
+			}
+			for _, sv := range []*script.Service{s.on, s.off} {
+				for range stretch { // the first runs are in a worker
+					if err := s.execute(ctx, sv, tiny); err != nil {
+						return err
+					}
+				}
+			}
+		}
 		if i%collect == 0 {
 			runtime.GC()
 		}

@@ -105,7 +105,11 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 
 // services are one service with the guard on and one with it off, on the same
 // engine and workers.
-type services struct{ on, off *script.Service }
+type services struct {
+	on, off *script.Service
+	// renew makes both anew, so that where their memory lies is not measured.
+	renew func() error
+}
 
 // start starts everything and waits until a worker is ready.
 func start(ctx context.Context) (*services, func(), error) {
@@ -117,10 +121,6 @@ func start(ctx context.Context) (*services, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	probe, err := guard.OpenProbe("/")
-	if err != nil {
-		return nil, nil, err
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	db, closeDB, err := openStore(ctx)
 	if err != nil {
@@ -128,30 +128,47 @@ func start(ctx context.Context) (*services, func(), error) {
 		return nil, nil, err
 	}
 	var wg sync.WaitGroup
-	service := func(disabled bool) (*script.Service, error) {
+	service := func(ctx context.Context, disabled bool) (*script.Service, error) {
+		probe, err := guard.OpenProbe("/")
+		if err != nil {
+			return nil, err
+		}
 		g, err := guard.New(guard.Config{Disabled: disabled, MaxConcurrent: 64}, probe, nil)
 		if err != nil {
 			return nil, err
 		}
-		if !disabled { // a probe belongs to one guard; the other never reads
-			wg.Go(func() { _ = g.Run(ctx) })
-		}
+		wg.Go(func() {
+			defer func() { _ = probe.Close() }()
+			if disabled { // it never reads
+				<-ctx.Done()
+				return
+			}
+			_ = g.Run(ctx)
+		})
 		return script.New(script.Config{
 			Engine: e, Pool: pool, Guard: g, Store: db, KeyValue: db,
 			Tenant: func(context.Context) (script.Tenant, error) { return script.Tenant{ID: "bench"}, nil },
 		})
 	}
 	var s services
-	if s.on, err = service(false); err == nil {
-		s.off, err = service(true)
+	end := func() {} // of the guards
+	s.renew = func() (err error) {
+		end()
+		var own context.Context
+		own, end = context.WithCancel(ctx)
+		if s.on, err = service(own, false); err == nil {
+			s.off, err = service(own, true)
+		}
+		return err
 	}
-	if err != nil {
+	if err := s.renew(); err != nil {
 		cancel()
 		closeDB()
 		return nil, nil, err
 	}
-	wg.Go(func() { _ = s.on.Run(ctx) })
-	stop := func() { cancel(); wg.Wait(); _ = probe.Close(); closeDB() }
+	first := s.on
+	wg.Go(func() { _ = first.Run(ctx) })
+	stop := func() { cancel(); wg.Wait(); closeDB() }
 	if err := s.execute(ctx, s.on, tinyWorker); err != nil {
 		stop()
 		return nil, nil, err
