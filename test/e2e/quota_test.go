@@ -126,11 +126,14 @@ func groups(t *testing.T) []int64 {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if strings.TrimSpace(string(text)) == "max" {
+				continue // it is being made, and has no limit and no process yet
+			}
 			n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if n < 1<<50 { // else it is being made, and has no limit and no process yet
+			if n < 1<<50 { // as above, on v1
 				out = append(out, n)
 			}
 		}
