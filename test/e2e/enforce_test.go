@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -77,13 +78,27 @@ func TestCPUTime(t *testing.T) {
 	}
 }
 
-// The quota holds for all programs of a box together, as the host measures it.
+// The quota holds for all programs of a box together, as the host measures it; a box
+// that uses all of it lets the others go first.
 func TestCPUQuota(t *testing.T) {
 	s := serve(t)
+	s.sandbox(t, bulkhead.CreateRequest{}) // one that uses nothing
 	sb := s.sandbox(t, bulkhead.CreateRequest{Limits: bulkhead.Limits{CPU: 0.25}})
 	if _, err := sb.Start(t.Context(), shell("for i in 1 2 3 4; do (while :; do :; done) & done; wait")); err != nil {
 		t.Fatal(err)
 	}
+	inBackground := func(want int) {
+		t.Helper()
+		line := fmt.Sprintf("bulkhead_quota_background %d\n", want)
+		for range 300 {
+			if strings.Contains(s.metrics(t), line) {
+				return
+			}
+			<-time.After(50 * time.Millisecond)
+		}
+		t.Errorf("it never came to %q", line)
+	}
+	inBackground(1)
 	for range 300 {
 		samples, err := s.client.Metrics(t.Context(), sb.ID(), time.Time{}, time.Time{})
 		if err != nil {
@@ -93,6 +108,10 @@ func TestCPUQuota(t *testing.T) {
 			if got := samples[n-1].CPUPercent; got > 35 {
 				t.Errorf("four loops use %.0f %% of a core; their limit is 25 %%", got)
 			}
+			if err := sb.Kill(t.Context()); err != nil {
+				t.Error(err)
+			}
+			inBackground(0)
 			return
 		}
 		<-time.After(50 * time.Millisecond) // a sample has no event over HTTP
