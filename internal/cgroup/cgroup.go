@@ -404,8 +404,8 @@ func (g *Group) writeV2(r *specs.LinuxResources, x Extra) (err error) {
 
 // Background lets every other group of the tree go first on the processors, or no
 // longer: who is in the background shares, evenly and up to its quota, what the
-// others leave, and a process of theirs that wakes up waits for none of its. It is
-// forgotten with the group only. The error is [errors.ErrUnsupported] on a kernel
+// others leave, and a process of theirs that wakes up need not wait for its own. It
+// is forgotten with the group only. The error is [errors.ErrUnsupported] on a kernel
 // before 5.15.
 func (g *Group) Background(on bool) error {
 	value := "0"

@@ -160,7 +160,7 @@ func TestShellOnATerminal(t *testing.T) {
 	}
 	s.typeIn("while [ \"$(stty size)\" != '40 120' ]; do sleep 0.02; done; echo resi''zed\r")
 	s.wait("resized")
-	s.typeIn("echo sle''eps; sleep 60\r") // what is echoed alone may not run yet
+	s.typeIn("sh -c \"echo sle''eps; exec sleep 60\"\r") // it says so itself: else the terminal may not be its yet
 	s.wait("sleeps")
 	s.typeIn("\x03") // ^C is for the program in the sandbox
 	s.typeIn("echo ba''ck\r")
