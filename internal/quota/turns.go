@@ -21,7 +21,7 @@ type Turn struct {
 const busyShare, calmShare = 0.7, 0.35
 
 // TakeTurns decides anew who is in the background: whoever keeps a core busy, or
-// all it may use, so that whoever uses little waits for nobody. When the host has
+// all it may use, so that whoever uses little need not wait for them. When the host has
 // no idle processor time, cores is how many it has, and others what is used by
 // others than these; else both are 0. On a full host nobody can have all of its
 // limit: due is what weights would give it, or half of that where others use more.

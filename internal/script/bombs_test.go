@@ -179,12 +179,8 @@ var mallory = Tenant{ID: "mallory"}
 // TestHonestBesideBombs lets the corpus explode, eight bombs at once, and runs
 // honest scripts beside them, two at a time: every one of them must finish with its
 // result, every bomb with a cause, and the server must stay within its budget. How
-// fast the honest ones are is measured by bench/script. A short run does it in the
-// small host alone: see TestSmallHost.
+// fast the honest ones are is measured by bench/script.
 func TestHonestBesideBombs(t *testing.T) {
-	if testing.Short() {
-		t.Skip("TestSmallHost does the same with less memory")
-	}
 	const atOnce = 8
 	s := newService(t, nil)
 	list := bombs(t)

@@ -62,11 +62,11 @@ func FuzzInput(f *testing.F) {
 	parse, _ := goja.AssertFunction(rt.Get("JSON").ToObject(rt).Get("parse"))
 	f.Fuzz(func(t *testing.T, text string) {
 		if !json.Valid([]byte(text)) || jsonDepth(text) > smallDepth {
-			t.Skip()
+			return
 		}
 		want, err := parse(nil, rt.ToValue(text))
 		if err != nil {
-			t.Skip() // JSON of Go, but not of JavaScript
+			return // JSON of Go, but not of JavaScript
 		}
 		d := decoder{rt: rt, text: []byte(text)}
 		got := d.value()
