@@ -1,6 +1,10 @@
 package bulkhead
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
 
 // Limits bounds one sandbox. A zero field means "the template's default"; after
 // [Limits.Or] no field is zero.
@@ -83,8 +87,15 @@ func (l Limits) Or(d Limits) Limits {
 
 // Validate checks every field that is not zero against its range. The error is
 // an *[Error] with [CodeInvalid] that names the field, the value and the range.
-func (l Limits) Validate() error {
-	if l.CPU != 0 && !(l.CPU >= 0.05 && l.CPU <= 64) {
+func (l Limits) Validate() error { return l.ValidateNamed(nil) }
+
+// ValidateNamed is [Limits.Validate] for limits of which some are named, by their
+// names in JSON in any case: there 0 is a value as well, and out of range.
+func (l Limits) ValidateNamed(named []string) error {
+	given := func(name string, zero bool) bool {
+		return !zero || slices.ContainsFunc(named, func(n string) bool { return strings.EqualFold(n, name) })
+	}
+	if given("cpu", l.CPU == 0) && !(l.CPU >= 0.05 && l.CPU <= 64) {
 		return Errorf(CodeInvalid, "cpu is %v; it must be between 0.05 and 64 cores", l.CPU)
 	}
 	for _, f := range []struct {
@@ -104,7 +115,7 @@ func (l Limits) Validate() error {
 		{"outputMBPerSecond", l.OutputMBPerSecond, 1, 1024, "MiB/s"},
 		{"cpuSeconds", l.CPUSeconds, 1, 365 * 86400, "s"},
 	} {
-		if f.value != 0 && (f.value < f.least || f.value > f.max) {
+		if given(f.name, f.value == 0) && (f.value < f.least || f.value > f.max) {
 			return &Error{Code: CodeInvalid, Msg: fmt.Sprintf("%s is %d; it must be between %d and %d %s",
 				f.name, f.value, f.least, f.max, f.unit)}
 		}

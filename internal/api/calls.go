@@ -62,7 +62,7 @@ func (s *Server) ownCalls() []call {
 		}, "", s.ownGet},
 		{doc{
 			Pattern: "PATCH /v1/sandboxes/{id}/resources", Scope: run, Summary: "Change a running sandbox's limits", Params: idParam{},
-			Body: bulkhead.Limits{}, Answer: bulkhead.Allocation{}, Detail: "Fields that are left out stay.",
+			Body: wantedLimits{}, Answer: bulkhead.Allocation{}, Detail: "Fields that are left out stay; 0 is none of them.",
 		}, "", s.resize},
 		{doc{Pattern: "GET /v1/quota", Scope: run, Summary: "What a tenant may use, and does", Params: tenantQuery{}, Answer: quotaAnswer{}}, "", s.quota},
 		{doc{Pattern: "POST /v1/quota/whatif", Scope: run, Summary: "Would more sandboxes fit, and what is in the way", Body: whatIfRequest{}, Answer: bulkhead.WhatIf{}}, "", s.whatIf},

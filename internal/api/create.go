@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/jsonbody"
 )
 
 // Defaults of E2B's calls, in seconds, when the client names no timeout.
@@ -44,7 +45,7 @@ type newSandbox struct {
 // createV1 serves POST /sandboxes.
 func (s *Server) createV1(w http.ResponseWriter, r *http.Request, c caller) error {
 	var body newSandbox
-	if err := decode(r, &body, false, false); err != nil {
+	if err := jsonbody.Decode(r, &body, false, false); err != nil {
 		return err
 	}
 	return s.create(w, r, c, body, defaultTimeoutV1)
@@ -53,7 +54,7 @@ func (s *Server) createV1(w http.ResponseWriter, r *http.Request, c caller) erro
 // createV2 serves POST /v2/sandboxes.
 func (s *Server) createV2(w http.ResponseWriter, r *http.Request, c caller) error {
 	var body newSandbox
-	if err := decode(r, &body, false, false); err != nil {
+	if err := jsonbody.Decode(r, &body, false, false); err != nil {
 		return err
 	}
 	body.Secure = true

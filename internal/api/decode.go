@@ -3,9 +3,7 @@ package api
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -15,84 +13,24 @@ import (
 	"github.com/bulkheadhq/bulkhead"
 )
 
-// decode reads the request's JSON object into v. An empty body is as good as {}
-// when optional. Unknown fields are ignored, unless strict.
-func decode(r *http.Request, v any, optional, strict bool) error {
-	body, err := io.ReadAll(r.Body)
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return bulkhead.Errorf(bulkhead.CodeTooLarge, "the body is larger than %d bytes", MaxBody)
-	}
-	if err != nil {
-		return &bulkhead.Error{Code: bulkhead.CodeInvalid, Msg: "the body could not be read to its end", Err: err}
-	}
-	if body = bytes.TrimSpace(body); len(body) == 0 {
-		if optional {
-			return nil
-		}
-		return bulkhead.Errorf(bulkhead.CodeInvalid, "the body is empty; it must be a JSON object")
-	}
-	if body[0] != '{' {
-		return bulkhead.Errorf(bulkhead.CodeInvalid, "the body must be a JSON object")
-	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	if strict {
-		dec.DisallowUnknownFields()
-	}
-	if err := dec.Decode(v); err != nil {
-		return badJSON(err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return bulkhead.Errorf(bulkhead.CodeInvalid, "the body goes on after its JSON object, at byte %d", dec.InputOffset())
-	}
-	return nil
-}
+// wantedLimits are those that a body names. A field that is left out, or null, is
+// the template's, or stays. There is no limit of 0: it is refused, so that nobody
+// takes it for "none" or "unlimited".
+type wantedLimits struct{ bulkhead.Limits }
 
-// decodeValue reads a part of a body that decode has left as it was, without
-// unknown fields.
-func decodeValue(value json.RawMessage, v any) error {
-	dec := json.NewDecoder(bytes.NewReader(value))
+// UnmarshalJSON implements [json.Unmarshaler].
+func (l *wantedLimits) UnmarshalJSON(b []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return badJSON(err)
+	if err := dec.Decode(&l.Limits); err != nil {
+		return err
 	}
-	return nil
-}
-
-// badJSON says what is wrong in words for the client.
-func badJSON(err error) error {
-	var kind *json.UnmarshalTypeError
-	var syntax *json.SyntaxError
-	msg := "the body is not valid JSON"
-	switch {
-	case errors.As(err, &kind):
-		// A map's field is named without the key.
-		msg = fmt.Sprintf("%s: got %s, want %s", kind.Field, kind.Value, typeName(kind.Type.Kind().String()))
-	case errors.As(err, &syntax):
-		msg += fmt.Sprintf(": %v, at byte %d", syntax, syntax.Offset)
-	case errors.Is(err, io.ErrUnexpectedEOF):
-		msg += ": it ends in the middle"
-	case strings.HasPrefix(err.Error(), "json: unknown field "):
-		msg = strings.TrimPrefix(err.Error(), "json: ")
+	var all map[string]*json.RawMessage
+	if err := json.Unmarshal(b, &all); err != nil {
+		return err
 	}
-	return &bulkhead.Error{Code: bulkhead.CodeInvalid, Msg: msg, Err: err}
-}
-
-// typeName is JSON's word for a kind of Go type.
-func typeName(kind string) string {
-	switch {
-	case strings.HasPrefix(kind, "int"), strings.HasPrefix(kind, "uint"):
-		return "integer"
-	case strings.HasPrefix(kind, "float"):
-		return "number"
-	case kind == "bool":
-		return "boolean"
-	case kind == "string":
-		return "string"
-	case kind == "slice":
-		return "array"
-	default:
-		return "object"
-	}
+	maps.DeleteFunc(all, func(_ string, v *json.RawMessage) bool { return v == nil })
+	return l.ValidateNamed(slices.Collect(maps.Keys(all)))
 }
 
 // checkMetadata bounds what a tenant may attach to a sandbox.

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/jsonbody"
 )
 
 // What is read as a cursor is a position, and every position survives the way.
@@ -81,7 +82,7 @@ func FuzzCreateBody(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", strings.NewReader(text))
 		var body newSandbox
-		err := decode(r, &body, false, false)
+		err := jsonbody.Decode(r, &body, false, false)
 		if err == nil {
 			var req bulkhead.CreateRequest
 			req, err = s.createRequest(body, defaultTimeoutV1)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/jsonbody"
 	"github.com/bulkheadhq/bulkhead/internal/store"
 )
 
@@ -63,7 +64,7 @@ func (c caller) choose(tenant string) (string, error) {
 // createKey serves POST /v1/keys.
 func (s *Server) createKey(w http.ResponseWriter, r *http.Request, c caller) error {
 	var body keyRequest
-	if err := decode(r, &body, false, true); err != nil {
+	if err := jsonbody.Decode(r, &body, false, true); err != nil {
 		return err
 	}
 	if body.Tenant == "" {
@@ -123,7 +124,7 @@ func (s *Server) ownKey(r *http.Request, c caller) (store.Key, error) {
 // rotateKey serves POST /v1/keys/{id}/rotate.
 func (s *Server) rotateKey(w http.ResponseWriter, r *http.Request, c caller) error {
 	var body rotateRequest
-	if err := decode(r, &body, true, true); err != nil {
+	if err := jsonbody.Decode(r, &body, true, true); err != nil {
 		return err
 	}
 	grace := store.Grace
@@ -149,7 +150,7 @@ func (s *Server) rotateKey(w http.ResponseWriter, r *http.Request, c caller) err
 // changeKey serves PATCH /v1/keys/{id}.
 func (s *Server) changeKey(w http.ResponseWriter, r *http.Request, c caller) error {
 	var body keyPatch
-	if err := decode(r, &body, false, true); err != nil {
+	if err := jsonbody.Decode(r, &body, false, true); err != nil {
 		return err
 	}
 	if body == (keyPatch{}) {

@@ -2,12 +2,12 @@ package api
 
 import (
 	"encoding/json"
-	"errors"
 	"net/http"
 	"slices"
 	"strings"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/jsonbody"
 )
 
 // network is E2B's wish about traffic in and out. Here, unlike elsewhere, a field
@@ -40,9 +40,6 @@ func (n *network) UnmarshalJSON(b []byte) error {
 	err := json.Unmarshal(b, &n.networkFields)
 	if err == nil {
 		err = json.Unmarshal(b, &all)
-	}
-	if kind, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		kind.Field = strings.TrimSuffix("network."+kind.Field, ".")
 	}
 	for name, value := range all {
 		if !slices.ContainsFunc(knownNetwork, func(known string) bool { return strings.EqualFold(known, name) }) && !empty(value) {
@@ -125,7 +122,7 @@ func (s *Server) setNetwork(w http.ResponseWriter, r *http.Request, c caller) er
 		return err
 	}
 	var body newNetwork
-	if err := decode(r, &body, false, false); err != nil {
+	if err := jsonbody.Decode(r, &body, false, false); err != nil {
 		return err
 	}
 	if err := body.refuse(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/jsonbody"
 	"github.com/bulkheadhq/bulkhead/internal/store"
 )
 
@@ -17,7 +18,7 @@ const defaultTTL = 300
 type ownRequest struct {
 	Template       string            `json:"template"`
 	TimeoutSeconds *int64            `json:"timeoutSeconds"`
-	Limits         bulkhead.Limits   `json:"limits"`
+	Limits         wantedLimits      `json:"limits"`
 	Metadata       map[string]string `json:"metadata"`
 	Env            map[string]string `json:"env"`
 	Secure         *bool             `json:"secure"`         // true unless false
@@ -58,7 +59,7 @@ func (s *Server) own(sb bulkhead.Sandbox) ownSandbox {
 // ownCreate serves POST /v1/sandboxes.
 func (s *Server) ownCreate(w http.ResponseWriter, r *http.Request, c caller) error {
 	var body ownRequest
-	if err := decode(r, &body, false, true); err != nil {
+	if err := jsonbody.Decode(r, &body, false, true); err != nil {
 		return err
 	}
 	if body.Template == "" {
@@ -73,7 +74,7 @@ func (s *Server) ownCreate(w http.ResponseWriter, r *http.Request, c caller) err
 		return err
 	}
 	for _, check := range []error{
-		body.Limits.Validate(), checkMetadata(body.Metadata), checkEnv("env", body.Env), checkMask("maskHost", body.MaskHost),
+		checkMetadata(body.Metadata), checkEnv("env", body.Env), checkMask("maskHost", body.MaskHost),
 	} {
 		if check != nil {
 			return check
@@ -90,7 +91,7 @@ func (s *Server) ownCreate(w http.ResponseWriter, r *http.Request, c caller) err
 		return bulkhead.Errorf(bulkhead.CodeInvalid, "privateTraffic is true, which needs secure to be true")
 	}
 	req := bulkhead.CreateRequest{
-		Tenant: c.Tenant, Template: body.Template, TTL: ttl, Limits: body.Limits, Metadata: body.Metadata,
+		Tenant: c.Tenant, Template: body.Template, TTL: ttl, Limits: body.Limits.Limits, Metadata: body.Metadata,
 		Env: body.Env, Secure: secure, PrivateTraffic: body.PrivateTraffic,
 		AllowInternet: internet, Network: outbound, MaskHost: body.MaskHost,
 	}

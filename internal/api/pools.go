@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/jsonbody"
 	"github.com/bulkheadhq/bulkhead/internal/store"
 	"github.com/bulkheadhq/bulkhead/internal/supply"
 )
@@ -46,7 +47,7 @@ type poolPin struct {
 // patchPool serves PATCH /v1/pools/{template}.
 func (s *Server) patchPool(w http.ResponseWriter, r *http.Request, c caller) error {
 	var body poolPatch
-	if err := decode(r, &body, false, true); err != nil {
+	if err := jsonbody.Decode(r, &body, false, true); err != nil {
 		return err
 	}
 	var size *store.PoolSize
@@ -56,7 +57,7 @@ func (s *Server) patchPool(w http.ResponseWriter, r *http.Request, c caller) err
 	case "null":
 	default:
 		var pin poolPin
-		if err := decodeValue(body.Pin, &pin); err != nil {
+		if err := jsonbody.Part("pin", body.Pin, &pin); err != nil {
 			return err
 		}
 		if pin.Warm == nil {

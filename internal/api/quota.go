@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/jsonbody"
 	"github.com/bulkheadhq/bulkhead/internal/store"
 )
 
@@ -103,7 +104,7 @@ func tenantOf(c caller, named string) (string, error) {
 // whatIfRequest is the body of POST /v1/quota/whatif.
 type whatIfRequest struct {
 	Template string            `json:"template"`
-	Limits   bulkhead.Limits   `json:"limits"`
+	Limits   wantedLimits      `json:"limits"`
 	Priority bulkhead.Priority `json:"priority"`
 	Count    *int              `json:"count"`  // 1 unless given
 	Tenant   string            `json:"tenant"` // the caller's own unless given
@@ -113,7 +114,7 @@ type whatIfRequest struct {
 // way. It changes nothing.
 func (s *Server) whatIf(w http.ResponseWriter, r *http.Request, c caller) error {
 	var body whatIfRequest
-	if err := decode(r, &body, false, true); err != nil {
+	if err := jsonbody.Decode(r, &body, false, true); err != nil {
 		return err
 	}
 	if body.Template == "" {
@@ -131,7 +132,7 @@ func (s *Server) whatIf(w http.ResponseWriter, r *http.Request, c caller) error 
 		count = *body.Count
 	}
 	answer, err := s.cfg.Quotas.WhatIf(r.Context(), bulkhead.CreateRequest{
-		Tenant: tenant, Template: body.Template, Limits: body.Limits, Priority: body.Priority, TTL: time.Second,
+		Tenant: tenant, Template: body.Template, Limits: body.Limits.Limits, Priority: body.Priority, TTL: time.Second,
 	}, count)
 	if err != nil {
 		return err
@@ -147,15 +148,15 @@ func (s *Server) resize(w http.ResponseWriter, r *http.Request, c caller) error 
 	if err != nil {
 		return err
 	}
-	var body bulkhead.Limits
-	if err := decode(r, &body, false, true); err != nil {
+	var body wantedLimits
+	if err := jsonbody.Decode(r, &body, false, true); err != nil {
 		return err
 	}
 	tenant := c.Tenant
 	if c.May(store.ScopeAdmin) {
 		tenant = ""
 	}
-	sb, err := s.cfg.Quotas.Resize(r.Context(), tenant, id, body)
+	sb, err := s.cfg.Quotas.Resize(r.Context(), tenant, id, body.Limits)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/jsonbody"
 )
 
 const (
@@ -58,7 +59,7 @@ func (b timeoutBody) refuse() error {
 // connectV1 serves POST /sandboxes/{id}/connect, whose timeout is required.
 func (s *Server) connectV1(w http.ResponseWriter, r *http.Request, c caller) error {
 	var body timeoutBody
-	if err := decode(r, &body, false, false); err != nil {
+	if err := jsonbody.Decode(r, &body, false, false); err != nil {
 		return err
 	}
 	if body.Timeout == nil {
@@ -70,7 +71,7 @@ func (s *Server) connectV1(w http.ResponseWriter, r *http.Request, c caller) err
 // connectV2 serves POST /v2/sandboxes/{id}/connect, whose body may be absent.
 func (s *Server) connectV2(w http.ResponseWriter, r *http.Request, c caller) error {
 	var body timeoutBody
-	if err := decode(r, &body, true, false); err != nil {
+	if err := jsonbody.Decode(r, &body, true, false); err != nil {
 		return err
 	}
 	return s.connect(w, r, c, body)
@@ -91,7 +92,7 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request, c caller, body 
 // paused here, so a sandbox that is there is running, which E2B calls a conflict.
 func (s *Server) resume(w http.ResponseWriter, r *http.Request, c caller) error {
 	var body timeoutBody
-	if err := decode(r, &body, true, false); err != nil {
+	if err := jsonbody.Decode(r, &body, true, false); err != nil {
 		return err
 	}
 	if err := body.refuse(); err != nil {
@@ -131,7 +132,7 @@ func (s *Server) extend(r *http.Request, c caller, body timeoutBody, seconds int
 // refresh serves POST /sandboxes/{id}/refreshes, the keep-alive of the first SDKs.
 func (s *Server) refresh(w http.ResponseWriter, r *http.Request, c caller) error {
 	var body timeoutBody
-	if err := decode(r, &body, true, false); err != nil {
+	if err := jsonbody.Decode(r, &body, true, false); err != nil {
 		return err
 	}
 	if _, err := s.extend(r, c, body, defaultRefresh); err != nil {
@@ -149,7 +150,7 @@ func (s *Server) setTimeout(w http.ResponseWriter, r *http.Request, c caller) er
 		return err
 	}
 	var body timeoutBody
-	if err := decode(r, &body, false, false); err != nil {
+	if err := jsonbody.Decode(r, &body, false, false); err != nil {
 		return err
 	}
 	if body.Timeout == nil {

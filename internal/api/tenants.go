@@ -1,14 +1,13 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
-	"strings"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/jsonbody"
 )
 
 // tenantRequest is the body of POST /v1/tenants.
@@ -53,7 +52,7 @@ const defaultTier = "basic"
 // createTenant serves POST /v1/tenants.
 func (s *Server) createTenant(w http.ResponseWriter, r *http.Request, c caller) error {
 	body := tenantRequest{Tier: defaultTier}
-	if err := decode(r, &body, false, true); err != nil {
+	if err := jsonbody.Decode(r, &body, false, true); err != nil {
 		return err
 	}
 	c.about(body.ID, body.ID, "tier "+body.Tier)
@@ -101,18 +100,15 @@ func (s *Server) updateTenant(w http.ResponseWriter, r *http.Request, c caller) 
 		Tier  *string         `json:"tier"`
 		Quota json.RawMessage `json:"quota"`
 	}
-	if err := decode(r, &body, false, true); err != nil {
+	if err := jsonbody.Decode(r, &body, false, true); err != nil {
 		return err
 	}
-	var changes []string
-	for name, given := range map[string]bool{"name": body.Name != nil, "tier": body.Tier != nil, "quota": body.Quota != nil} {
-		if given {
-			changes = append(changes, name)
-		}
+	if string(body.Quota) == "null" { // as if it were left out, like the others
+		body.Quota = nil
 	}
 	detail, _ := json.Marshal(body) // strings and JSON that was decoded
 	c.about(id, id, string(detail))
-	if len(changes) == 0 {
+	if body.Name == nil && body.Tier == nil && body.Quota == nil {
 		return bulkhead.Errorf(bulkhead.CodeInvalid, "nothing is to be changed; give name, tier or quota")
 	}
 	t, err := s.cfg.Tenants.UpdateTenant(r.Context(), id, func(t *bulkhead.Tenant) error {
@@ -125,16 +121,7 @@ func (s *Server) updateTenant(w http.ResponseWriter, r *http.Request, c caller) 
 		if body.Quota == nil {
 			return nil
 		}
-		dec := json.NewDecoder(bytes.NewReader(body.Quota))
-		dec.DisallowUnknownFields()
-		if err := dec.Decode(&t.Quota); err != nil { // into what is there: the rest stays
-			err := badJSON(err)
-			if typed, ok := errors.AsType[*bulkhead.Error](err); ok {
-				typed.Msg = "quota." + strings.TrimPrefix(typed.Msg, "unknown field ")
-			}
-			return err
-		}
-		return nil
+		return jsonbody.Part("quota", body.Quota, &t.Quota) // into what is there: the rest stays
 	})
 	if err != nil {
 		return err
@@ -207,7 +194,7 @@ func (s *Server) getTier(w http.ResponseWriter, r *http.Request, _ caller) error
 // putTier serves PUT /v1/tiers/{name}.
 func (s *Server) putTier(w http.ResponseWriter, r *http.Request, c caller) error {
 	var body tierRequest
-	if err := decode(r, &body, false, true); err != nil {
+	if err := jsonbody.Decode(r, &body, false, true); err != nil {
 		return err
 	}
 	t := bulkhead.Tier{Name: r.PathValue("name"), Multiplier: body.Multiplier, Priority: body.Priority, Quota: body.Quota}

@@ -180,7 +180,7 @@ func TestTenantLife(t *testing.T) {
 		t.Errorf("after two patches (-want +got): %v\n%s", err, diff)
 	}
 	for body, message := range map[string]string{
-		`{}`: "nothing is to be changed", `{"quota":{"cpus":3}}`: `quota."cpus"`, `{"quota":{"cpu":"x"}}`: "quota.cpu: got string, want number",
+		`{}`: "nothing is to be changed", `{"quota":{"cpus":3}}`: `unknown field "quota.cpus"`, `{"quota":{"cpu":"x"}}`: `quota.cpu is "x"; it must be a number`,
 		`{"quota":{"cpu":-1}}`: "quota.cpu is -1; it must be between 0", `{"tier":"gold"}`: `tier is "gold"; there is no such tier`,
 		`{"quota":{"sandbox":{"pids":1}}}`: "quota.sandbox.pids is 1; it must be between 16 and 65536", `{"id":"other"}`: `"id"`,
 	} {

@@ -18,6 +18,7 @@ const module = "github.com/bulkheadhq/bulkhead"
 // it unless a longer one is named.
 var layers = map[string]int{
 	".":                      0,
+	"internal/jsonbody":      1,
 	"internal/boxrpc":        1,
 	"internal/forecast":      1,
 	"internal/guard":         1,

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -33,3 +34,30 @@ func (b *Bytes) UnmarshalText(text []byte) error {
 
 // MiB is the size in MiB, rounded up.
 func (b Bytes) MiB() int64 { return int64((b + 1<<20 - 1) >> 20) }
+
+// Count is a limit on the command line that is a whole number. There is none of 0:
+// a flag that is not given is 0.
+type Count int64
+
+// UnmarshalText reads a number.
+func (c *Count) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseInt(string(text), 10, 64)
+	if err != nil || n < 1 {
+		return fmt.Errorf("%q is no limit; it must be a whole number from 1 on", text)
+	}
+	*c = Count(n)
+	return nil
+}
+
+// Cores is a limit of CPU on the command line, as Count is one of other things.
+type Cores float64
+
+// UnmarshalText reads a number.
+func (c *Cores) UnmarshalText(text []byte) error {
+	n, err := strconv.ParseFloat(string(text), 64)
+	if err != nil || !(n > 0) {
+		return fmt.Errorf("%q is no limit; it must be a number of cores such as 0.5", text)
+	}
+	*c = Cores(n)
+	return nil
+}

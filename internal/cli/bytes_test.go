@@ -22,3 +22,19 @@ func TestBytes(t *testing.T) {
 		}
 	}
 }
+
+// A limit of 0 is none; nobody gets the default who asks for it.
+func TestLimitsAreNotZero(t *testing.T) {
+	for text, want := range map[string]bool{"1": true, "4096": true, "0": false, "-1": false, "1.5": false, "x": false, "": false} {
+		var c cli.Count
+		if err := c.UnmarshalText([]byte(text)); (err == nil) != want {
+			t.Errorf("the count %q is %d, %v", text, c, err)
+		}
+	}
+	for text, want := range map[string]bool{"1": true, "0.5": true, "0": false, "-1": false, "NaN": false, "x": false, "": false} {
+		var c cli.Cores
+		if err := c.UnmarshalText([]byte(text)); (err == nil) != want {
+			t.Errorf("%q cores are %g, %v", text, c, err)
+		}
+	}
+}

@@ -87,12 +87,12 @@ func mostMiB(n int64) string {
 
 // QuotaWhatifCmd asks whether more would fit.
 type QuotaWhatifCmd struct {
-	Count    int     `short:"n" help:"How many more." default:"1"`
-	Template string  `help:"Template they would be made from." default:"code-interpreter-v1" placeholder:"NAME"`
-	CPU      float64 `name:"cpu" help:"Cores of each." placeholder:"CORES"`
-	Memory   Bytes   `help:"Memory of each." placeholder:"SIZE"`
-	Disk     Bytes   `help:"Disk of each." placeholder:"SIZE"`
-	Tenant   string  `help:"Whose. Default: your own; another one takes an operator's key." placeholder:"NAME"`
+	Count    int    `short:"n" help:"How many more." default:"1"`
+	Template string `help:"Template they would be made from." default:"code-interpreter-v1" placeholder:"NAME"`
+	CPU      Cores  `name:"cpu" help:"Cores of each." placeholder:"CORES"`
+	Memory   Bytes  `help:"Memory of each." placeholder:"SIZE"`
+	Disk     Bytes  `help:"Disk of each." placeholder:"SIZE"`
+	Tenant   string `help:"Whose. Default: your own; another one takes an operator's key." placeholder:"NAME"`
 }
 
 // Run asks, and exits with 4 when they would not fit.
@@ -103,7 +103,7 @@ func (c *QuotaWhatifCmd) Run(ctx context.Context, a *App) error {
 	}
 	answer, err := cl.WhatIf(ctx, bulkhead.CreateRequest{
 		Template: c.Template, Tenant: c.Tenant,
-		Limits: bulkhead.Limits{CPU: c.CPU, MemoryMB: c.Memory.MiB(), DiskMB: c.Disk.MiB()},
+		Limits: bulkhead.Limits{CPU: float64(c.CPU), MemoryMB: c.Memory.MiB(), DiskMB: c.Disk.MiB()},
 	}, c.Count)
 	if err != nil {
 		return err
@@ -144,14 +144,14 @@ func (c *QuotaWhatifCmd) print(a *App, w bulkhead.WhatIf) error {
 
 // ResizeCmd changes what a running sandbox may use.
 type ResizeCmd struct {
-	ID        string  `arg:"" name:"id" help:"The sandbox."`
-	CPU       float64 `name:"cpu" help:"Limit in cores." placeholder:"CORES"`
-	Memory    Bytes   `help:"Limit of memory; not below what is in use." placeholder:"SIZE"`
-	Pids      int64   `help:"Limit of processes and threads." placeholder:"N"`
-	Bandwidth int64   `help:"Network rate each way, in kbit/s." placeholder:"KBPS"`
-	Packets   int64   `help:"Network rate each way, in packets a second." placeholder:"N"`
-	Conns     int64   `name:"connections" help:"Connections to the outside that may be open." placeholder:"N"`
-	Prints    int64   `name:"output-mb-per-second" help:"How fast its programs print together." placeholder:"MIB"`
+	ID        string `arg:"" name:"id" help:"The sandbox."`
+	CPU       Cores  `name:"cpu" help:"Limit in cores." placeholder:"CORES"`
+	Memory    Bytes  `help:"Limit of memory; not below what is in use." placeholder:"SIZE"`
+	Pids      Count  `help:"Limit of processes and threads." placeholder:"N"`
+	Bandwidth Count  `help:"Network rate each way, in kbit/s." placeholder:"KBPS"`
+	Packets   Count  `help:"Network rate each way, in packets a second." placeholder:"N"`
+	Conns     Count  `name:"connections" help:"Connections to the outside that may be open." placeholder:"N"`
+	Prints    Count  `name:"output-mb-per-second" help:"How fast its programs print together." placeholder:"MIB"`
 }
 
 // Run changes it.
@@ -161,8 +161,8 @@ func (c *ResizeCmd) Run(ctx context.Context, a *App) error {
 		return err
 	}
 	got, err := cl.Resize(ctx, c.ID, bulkhead.Limits{
-		CPU: c.CPU, MemoryMB: c.Memory.MiB(), Pids: c.Pids, BandwidthKbps: c.Bandwidth, PacketsPerSecond: c.Packets,
-		Connections: c.Conns, OutputMBPerSecond: c.Prints,
+		CPU: float64(c.CPU), MemoryMB: c.Memory.MiB(), Pids: int64(c.Pids), BandwidthKbps: int64(c.Bandwidth),
+		PacketsPerSecond: int64(c.Packets), Connections: int64(c.Conns), OutputMBPerSecond: int64(c.Prints),
 	})
 	if err != nil {
 		return err

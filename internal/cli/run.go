@@ -42,10 +42,10 @@ type SandboxFlags struct {
 	Template string            `help:"Template to make the sandbox from." default:"code-interpreter-v1" placeholder:"NAME"`
 	TTL      time.Duration     `name:"ttl" help:"How long the sandbox may live." default:"5m"`
 	Env      map[string]string `help:"Variable for every process of the sandbox, K=V. May be repeated." short:"E" mapsep:"none" placeholder:"K=V"`
-	CPU      float64           `name:"cpu" help:"Limit in cores, such as 0.5." placeholder:"CORES"`
+	CPU      Cores             `name:"cpu" help:"Limit in cores, such as 0.5." placeholder:"CORES"`
 	Memory   Bytes             `help:"Limit of memory, such as 512MiB." placeholder:"SIZE"`
 	Disk     Bytes             `help:"Limit of what is written to disk." placeholder:"SIZE"`
-	Pids     int64             `help:"Limit of processes and threads." placeholder:"N"`
+	Pids     Count             `help:"Limit of processes and threads." placeholder:"N"`
 	Output   Bytes             `help:"Limit of what one program prints." placeholder:"SIZE"`
 	Offline  bool              `help:"Give the sandbox no internet access."`
 	Priority string            `help:"Place among those that wait for a sandbox: low, normal or high." enum:"low,normal,high" default:"normal"`
@@ -58,7 +58,7 @@ func (f SandboxFlags) request(least time.Duration) bulkhead.CreateRequest {
 		Template: f.Template, TTL: max(f.TTL, least), Env: f.Env, Secure: true, AllowInternet: !f.Offline,
 		Priority: bulkhead.Priority(f.Priority), Wait: f.Wait,
 		Limits: bulkhead.Limits{
-			CPU: f.CPU, MemoryMB: f.Memory.MiB(), DiskMB: f.Disk.MiB(), Pids: f.Pids, OutputMB: f.Output.MiB(),
+			CPU: float64(f.CPU), MemoryMB: f.Memory.MiB(), DiskMB: f.Disk.MiB(), Pids: int64(f.Pids), OutputMB: f.Output.MiB(),
 		},
 	}
 }

@@ -80,14 +80,14 @@ func short(digest string) string { return digest[:min(len(digest), len("sha256:"
 
 // TemplateBuildCmd builds a template.
 type TemplateBuildCmd struct {
-	Recipe  string  `arg:"" optional:"" help:"Recipe file, or the name of a recipe that Bulkhead brings."`
-	Name    string  `short:"n" help:"What to call the template." placeholder:"NAME"`
-	Image   string  `help:"Build from this OCI image of a registry." placeholder:"REF"`
-	Tarball string  `help:"Build from an OCI image in this file." type:"existingfile" placeholder:"FILE"`
-	CPU     float64 `name:"cpu" help:"Default limit in cores." placeholder:"CORES"`
-	Memory  Bytes   `help:"Default limit of memory." placeholder:"SIZE"`
-	Disk    Bytes   `help:"Default limit of what is written to disk." placeholder:"SIZE"`
-	Force   bool    `help:"Build anew what has been built already."`
+	Recipe  string `arg:"" optional:"" help:"Recipe file, or the name of a recipe that Bulkhead brings."`
+	Name    string `short:"n" help:"What to call the template." placeholder:"NAME"`
+	Image   string `help:"Build from this OCI image of a registry." placeholder:"REF"`
+	Tarball string `help:"Build from an OCI image in this file." type:"existingfile" placeholder:"FILE"`
+	CPU     Cores  `name:"cpu" help:"Default limit in cores." placeholder:"CORES"`
+	Memory  Bytes  `help:"Default limit of memory." placeholder:"SIZE"`
+	Disk    Bytes  `help:"Default limit of what is written to disk." placeholder:"SIZE"`
+	Force   bool   `help:"Build anew what has been built already."`
 }
 
 // Validate checks that one source is named.
@@ -115,7 +115,7 @@ func (c *TemplateBuildCmd) Run(ctx context.Context, a *App) error {
 	}
 	req := TemplateBuild{
 		Name: c.Name, Recipe: c.Recipe, Image: c.Image, Tarball: c.Tarball, Force: c.Force,
-		Limits: bulkhead.Limits{CPU: c.CPU, MemoryMB: c.Memory.MiB(), DiskMB: c.Disk.MiB()},
+		Limits: bulkhead.Limits{CPU: float64(c.CPU), MemoryMB: c.Memory.MiB(), DiskMB: c.Disk.MiB()},
 	}
 	if err := req.Limits.Validate(); err != nil {
 		return usageError{err: err}

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net/http"
 	"strconv"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/guard"
+	"github.com/bulkheadhq/bulkhead/internal/jsonbody"
 	"github.com/bulkheadhq/bulkhead/internal/openapi"
 	"github.com/bulkheadhq/bulkhead/internal/script/engine"
 	"github.com/bulkheadhq/bulkhead/internal/script/worker"
@@ -137,22 +137,8 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 
 // decode reads a JSON body into v.
 func decode(w http.ResponseWriter, r *http.Request, v any) error {
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-	d.DisallowUnknownFields()
-	err := d.Decode(v)
-	if err == nil && d.More() {
-		err = errors.New("there is something after the JSON value")
-	}
-	if err == nil {
-		return nil
-	}
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return bulkhead.Errorf(bulkhead.CodeTooLarge, "the body is larger than %d bytes", maxBody)
-	}
-	if errors.Is(err, io.EOF) {
-		return bulkhead.Errorf(bulkhead.CodeInvalid, "the body is empty")
-	}
-	return bulkhead.Errorf(bulkhead.CodeInvalid, "the body is not what is expected: %s", err)
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	return jsonbody.Decode(r, v, false, true) //nolint:wrapcheck // it says what is wrong
 }
 
 func (s *Service) serveRun(w http.ResponseWriter, r *http.Request, t Tenant) error {

@@ -422,7 +422,7 @@ func TestHandler(t *testing.T) {
 		{"PUT", "/v1/scripts/a", `{"source":"1","language":"c"}`, 400, `language is`},
 		{"POST", "/v1/scripts/run", `{"cod":"1"}`, 400, `unknown field`},
 		{"POST", "/v1/scripts/run", ``, 400, `the body is empty`},
-		{"POST", "/v1/scripts/run", `{"code":"1"} 2`, 400, `after the JSON value`},
+		{"POST", "/v1/scripts/run", `{"code":"1"} 2`, 400, `after its JSON object`},
 		{"DELETE", "/v1/scripts/greet", ``, 204, ``},
 		{"DELETE", "/v1/scripts/greet", ``, 404, `not_found`},
 	} {
