@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"strconv"
 	"time"
@@ -142,7 +143,7 @@ func (s *Server) whatIf(w http.ResponseWriter, r *http.Request, c caller) error 
 }
 
 // resize serves PATCH /v1/sandboxes/{id}/resources: fields that are not named stay.
-// A key with the scope admin may change any tenant's.
+// A key with the scope admin may change any tenant's, of which another's is recorded.
 func (s *Server) resize(w http.ResponseWriter, r *http.Request, c caller) error {
 	id, err := sandboxID(r)
 	if err != nil {
@@ -152,11 +153,27 @@ func (s *Server) resize(w http.ResponseWriter, r *http.Request, c caller) error 
 	if err := jsonbody.Decode(r, &body, false, true); err != nil {
 		return err
 	}
-	tenant := c.Tenant
-	if c.May(store.ScopeAdmin) {
-		tenant = ""
+	if !c.May(store.ScopeAdmin) {
+		return s.resizeOf(w, r, c.Tenant, id, body.Limits)
 	}
-	sb, err := s.cfg.Quotas.Resize(r.Context(), tenant, id, body.Limits)
+	of, err := s.cfg.Lookup.Get(r.Context(), "", id)
+	if err != nil {
+		return err
+	}
+	if of.Tenant == c.Tenant {
+		return s.resizeOf(w, r, of.Tenant, id, body.Limits)
+	}
+	c = c.acting(r, "sandbox.resize")
+	asked, _ := json.Marshal(body.Limits) // numbers
+	c.about(id, of.Tenant, string(asked))
+	s.serveAct(w, r, c, func(w http.ResponseWriter, r *http.Request, _ caller) error {
+		return s.resizeOf(w, r, of.Tenant, id, body.Limits)
+	})
+	return nil
+}
+
+func (s *Server) resizeOf(w http.ResponseWriter, r *http.Request, tenant, id string, l bulkhead.Limits) error {
+	sb, err := s.cfg.Quotas.Resize(r.Context(), tenant, id, l)
 	if err != nil {
 		return err
 	}

@@ -110,8 +110,10 @@ func (s *Server) handleCall(own call) {
 		if c.ID != "" && own.act != "" {
 			c = c.acting(r, own.act)
 		}
-		if err == nil {
-			err = s.take(w, r, c)
+		if c.ID != "" { // also a request that its key may not make
+			if limited := s.take(w, r, c); limited != nil {
+				err = limited
+			}
 		}
 		if err != nil {
 			s.acted(r, c, err)

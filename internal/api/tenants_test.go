@@ -42,6 +42,9 @@ func fill(pattern string) string {
 	for _, name := range []string{"{id}", "{name}", "{alias}", "{template}", "{path...}"} {
 		out = strings.ReplaceAll(out, name, "x")
 	}
+	if !strings.Contains(out, " ") {
+		out = "GET " + out // of all methods
+	}
 	return out
 }
 
@@ -73,9 +76,6 @@ func TestScopes(t *testing.T) {
 			continue
 		}
 		route := fill(pattern)
-		if !strings.Contains(route, " ") {
-			route = "GET " + route
-		}
 		for scope, key := range keys {
 			may := scope == need || scope == store.ScopeAdmin
 			r := b.callAs(key, route, "")
@@ -88,6 +88,59 @@ func TestScopes(t *testing.T) {
 				t.Errorf("%s with %s: %d", pattern, name, r.status)
 			}
 		}
+	}
+}
+
+// Whatever comes of a request, the answer says what its key has left, and no refusal
+// is free.
+func TestEveryAnswerHasItsRate(t *testing.T) {
+	b := newBench(t, withPools)
+	const rate = 1000
+	key, _ := b.keyOf("acme", func(r *store.KeyRequest) { r.Scopes, r.RequestsPerSecond = []string{store.ScopeRun}, rate })
+	statuses := map[int]bool{}
+	for _, pattern := range b.patterns() {
+		r := b.callAs(key, fill(pattern), "")
+		statuses[r.status] = true
+		if r.header.Get("RateLimit-Limit") != strconv.Itoa(10*rate) || r.header.Get("RateLimit-Remaining") == "" || r.header.Get("RateLimit-Reset") == "" ||
+			r.header.Get("RateLimit") == "" || r.header.Get("RateLimit-Policy") == "" {
+			t.Errorf("%s: %d with %v", pattern, r.status, r.header)
+		}
+	}
+	for _, status := range []int{200, 400, 403, 404, 501} {
+		if !statuses[status] {
+			t.Errorf("no answer was %d", status)
+		}
+	}
+	slow, _ := b.keyOf("acme", func(r *store.KeyRequest) { r.Scopes, r.RequestsPerSecond = []string{store.ScopeRun}, 0.1 })
+	for i, want := range []int{http.StatusForbidden, http.StatusTooManyRequests} {
+		if r := b.callAs(slow, "GET /v1/tenants", ""); r.status != want || (r.header.Get("Retry-After") != "") != (want == http.StatusTooManyRequests) {
+			t.Errorf("request %d for what the key may not: %d %v, want %d", i, r.status, r.header, want)
+		}
+	}
+}
+
+// Every call that changes something and needs more than the scope run is recorded,
+// also one that is refused.
+func TestEveryPrivilegedCallIsRecorded(t *testing.T) {
+	b := newBench(t, withPools)
+	seen := 0
+	for _, pattern := range b.patterns() {
+		method, _, _ := strings.Cut(pattern, " ")
+		if need := routeScopes[pattern]; need == "" || need == store.ScopeRun || method == http.MethodGet || !strings.Contains(pattern, " ") {
+			continue
+		}
+		seen++
+		key, id := b.keyOf("acme", nil) // each of its own: of one key not many refusals are recorded
+		if r := b.callAs(key, fill(pattern), "{}"); r.status != http.StatusForbidden {
+			t.Errorf("%s with the scope run: %d %s", pattern, r.status, r.body)
+		}
+		acts, err := b.store.Acts(t.Context(), store.ActQuery{Key: id, Limit: 10})
+		if err != nil || len(acts) != 1 || acts[0].Outcome != string(bulkhead.CodeForbidden) || acts[0].Action == "" {
+			t.Errorf("%s: recorded is %+v, %v", pattern, acts, err)
+		}
+	}
+	if seen < 10 {
+		t.Errorf("only %d calls are privileged", seen)
 	}
 }
 
@@ -311,6 +364,7 @@ func TestKeyRates(t *testing.T) {
 func TestAudit(t *testing.T) {
 	b := newBench(t)
 	_, id := b.keyOf("acme", nil)
+	box := b.callAs(b.other, "POST /v1/sandboxes", `{"template":"base"}`).text(t, "sandboxID")
 	for _, c := range []struct {
 		key, route, body string
 		want             []string // action, target, target's tenant, outcome, part of the detail
@@ -324,6 +378,7 @@ func TestAudit(t *testing.T) {
 		{b.admin, "POST /v1/keys/" + id + "/rotate", "", []string{"key.rotate", id, "acme", "ok", "grace 24h"}},
 		{b.admin, "DELETE /v1/keys/" + id, "", []string{"key.revoke", id, "acme", "ok", ""}},
 		{b.admin, "DELETE /v1/tenants/new?force=true", "", []string{"tenant.delete", "new", "new", "ok", "forced"}},
+		{b.admin, "PATCH /v1/sandboxes/" + box + "/resources", `{"pids":100}`, []string{"sandbox.resize", box, "umbrella", "ok", `{"pids":100}`}},
 		{b.key, "DELETE /v1/tenants/acme", "", []string{"tenant.delete", "acme", "", "forbidden", "lacks the scope"}},
 	} {
 		r := b.callAs(c.key, c.route, c.body)
