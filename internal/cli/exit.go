@@ -123,7 +123,7 @@ func hintOf(err error) string {
 	case bulkhead.CodeForbidden:
 		return "use a key that may do this"
 	case bulkhead.CodeQuotaExceeded:
-		return "'bulkhead sandbox ls' shows what is running, 'bulkhead sandbox kill' ends it"
+		return hintOfLimit(e)
 	case bulkhead.CodeUnavailable:
 		if e.RetryAfter > 0 {
 			return fmt.Sprintf("try again in %v", e.RetryAfter.Round(time.Second))
@@ -139,6 +139,19 @@ func hintOf(err error) string {
 	default:
 	}
 	return ""
+}
+
+// hintOfLimit is hintOf for a limit of one's own. To end sandboxes helps where they
+// hold what is asked for.
+func hintOfLimit(e *bulkhead.Error) string {
+	l := e.Limit
+	switch {
+	case l != nil && (l.Never || l.Asked == 0):
+		return "'bulkhead quota' shows what you may use"
+	case l == nil && e.RetryAfter > 0, l != nil && l.Name == "tenant.createsPerSecond":
+		return fmt.Sprintf("try again in %v", max(e.RetryAfter, time.Second).Round(time.Second))
+	}
+	return "'bulkhead sandbox ls' shows what is running, 'bulkhead sandbox kill' ends it"
 }
 
 // text is what a person reads of err: without the cause that belongs in a log,

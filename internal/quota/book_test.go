@@ -125,8 +125,8 @@ func TestRates(t *testing.T) {
 	r := want("a", 64, q)
 	r.Today.CPUSeconds = 100
 	_, err = b.Offer(after(60), r)
-	if e := refused(t, err, bulkhead.CodeQuotaExceeded, "tenant.cpuSecondsPerDay"); e.RetryAfter != 12*time.Hour-time.Minute {
-		t.Errorf("retry after %s", e.RetryAfter)
+	if e := refused(t, err, bulkhead.CodeQuotaExceeded, "tenant.cpuSecondsPerDay"); e.RetryAfter != 12*time.Hour-time.Minute || !strings.Contains(e.Msg, "100 were used today") {
+		t.Errorf("retry after %s: %s", e.RetryAfter, e.Msg)
 	}
 	r.Today.CPUSeconds = 99.9
 	mustOffer(t, b, after(60), r)
@@ -352,6 +352,19 @@ func TestChange(t *testing.T) {
 	refused(t, try(3001), bulkhead.CodeQuotaExceeded, "tenant.memoryMB")
 	if e := refused(t, try(2600), bulkhead.CodeUnavailable, "host.memoryMB"); e.Limit.Asked != 1600 || e.Limit.Used != 2500 {
 		t.Errorf("%+v", e.Limit)
+	}
+	// Where little of a grant is booked, it still is no more than the host has.
+	lent := quota.New(quota.Config{Share: 0.1})
+	lent.See(start, host(4000))
+	small := mustOffer(t, lent, start, want("c", 1000, bulkhead.Quota{}))
+	l.MemoryMB = 4001
+	err := small.Change(after(1), bulkhead.Tier{}, l, "changed")
+	if e := refused(t, err, bulkhead.CodeInvalid, "host.memoryMB"); e.Limit.Asked != 4001 || e.Limit.Limit != 4000 || !e.Limit.Never {
+		t.Errorf("%+v", e.Limit)
+	}
+	l.MemoryMB = 4000
+	if err := small.Change(after(1), bulkhead.Tier{}, l, "changed"); err != nil {
+		t.Error(err)
 	}
 	if got := k.Allocation().Limits.MemoryMB; got != 1000 {
 		t.Errorf("a refused change changed it to %d", got)

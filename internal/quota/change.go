@@ -41,9 +41,11 @@ func (k *Booking) Change(now time.Time, tier bulkhead.Tier, l bulkhead.Limits, w
 			}
 			return exceededBy(ev)
 		}
-		most := &b.host.Load().Most
-		if i := lacking(&nothing, &nothing, &booked, most); i >= 0 {
-			return never(hostLimits[i], value(i, most[i]), value(i, booked[i]), units[i])
+		// As a new sandbox is bounded by all that the host has, not by what is booked.
+		for i, most := range b.host.Load().Most {
+			if grow[i] > 0 && holds[i] > most {
+				return never(hostLimits[i], value(i, most), value(i, holds[i]), units[i])
+			}
 		}
 		if i := lacking(&b.booked, &nothing, &more, &b.capacity); i >= 0 {
 			return fullOf(evidence(&hostLimits, i, &b.booked, &more, &b.capacity))

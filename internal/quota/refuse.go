@@ -54,11 +54,19 @@ func (r refusal) err() error {
 
 // exceededBy is the refusal by one of the tenant's own limits.
 func exceededBy(l bulkhead.LimitEvidence) error {
-	return &bulkhead.Error{
+	e := &bulkhead.Error{
 		Code: bulkhead.CodeQuotaExceeded, Limit: &l, RetryAfter: seconds(l.WaitSeconds),
 		Msg: fmt.Sprintf("quota exceeded: %s is %s %s, %s are in use and %s are asked for",
 			l.Name, number(l.Limit), l.Unit, number(l.Used), number(l.Asked)),
 	}
+	switch {
+	case l.Asked == 0: // nothing of a day's budget is: it is spent
+		e.Msg = fmt.Sprintf("quota exceeded: %s is %s %s, and %s were used today; the next day begins at midnight UTC",
+			l.Name, number(l.Limit), l.Unit, number(l.Used))
+	case l.WaitSeconds > 0:
+		e.Msg += fmt.Sprintf("; a place is expected in %s s", number(l.WaitSeconds))
+	}
+	return e
 }
 
 // retryAfter is when a full host is worth asking again if nothing is known.
