@@ -88,6 +88,11 @@ func (p *Pool) build(ctx context.Context, t bulkhead.Template, made bulkhead.Lim
 			return nil, err
 		}
 	}
+	return p.finish(ctx, b)
+}
+
+// finish warms a box up, or destroys it.
+func (p *Pool) finish(ctx context.Context, b *Box) (*Box, error) {
 	if err := p.warmUp(ctx, b); err != nil {
 		return nil, errors.Join(err, b.Release(context.Background()))
 	}
@@ -215,6 +220,7 @@ func (p *Pool) take(t bulkhead.Template, own string) (b *Box, stage Stage, w *wa
 	}
 	s.ledger.Hits[stage]++
 	p.claims++
+	p.hurryLocked()
 	return b, stage, w
 }
 

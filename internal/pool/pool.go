@@ -77,6 +77,7 @@ type Pool struct {
 	running  int                // boxes being made ahead
 	rest     time.Time          // on a busy host, until when none is
 	yielded  time.Time          // when the last pause for a request began
+	behind   map[*Box]bool      // boxes that are made in the background
 	checking bool
 	closed   bool
 }
@@ -122,7 +123,7 @@ func New(cfg Config) (*Pool, error) {
 	}
 	return &Pool{
 		cfg: cfg, starts: make(chan struct{}, cfg.Starts), wake: make(chan struct{}, 1),
-		shelves: map[string]*shelf{}, ledgers: map[string]*ledger{},
+		shelves: map[string]*shelf{}, ledgers: map[string]*ledger{}, behind: map[*Box]bool{},
 	}, nil
 }
 

@@ -28,6 +28,7 @@ type bench struct {
 	snapshots string
 	sick      sync.Map // by box: how often it will not answer
 	busy      atomic.Bool
+	slow      atomic.Bool // a restore takes 4 s
 	seen      atomic.Int64
 }
 
@@ -44,9 +45,13 @@ func (b *bench) check(_ context.Context, box *pool.Box) error {
 
 func newBench(t *testing.T, parallel int) *bench {
 	t.Helper()
-	b := &bench{t: t, parts: fake.NewParts(), driver: fake.New(fake.Config{Snapshots: true, Delay: func(method string) time.Duration {
+	b := &bench{t: t, parts: fake.NewParts()}
+	b.driver = fake.New(fake.Config{Snapshots: true, Delay: func(method string) time.Duration {
+		if method == "Restore" && b.slow.Load() {
+			return 4 * time.Second
+		}
 		return map[string]time.Duration{"Create": 100 * time.Millisecond, "Start": 2 * time.Second, "Restore": 200 * time.Millisecond}[method]
-	}})}
+	}})
 	b.snapshots = t.TempDir()
 	snapshots, err := pool.OpenSnapshots(b.snapshots, "salt")
 	if err != nil {

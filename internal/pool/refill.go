@@ -142,6 +142,7 @@ func (p *Pool) yieldLocked(s *shelf, now time.Time) {
 	switch {
 	case len(s.warm) == 0:
 		p.yielded = time.Time{}
+		p.hurryLocked()
 		p.poke()
 		return
 	case now.Sub(p.yielded) >= 2*p.cfg.Yield:
@@ -245,14 +246,60 @@ func (p *Pool) do(ctx context.Context, j job) {
 	p.poke()
 }
 
+// make does the work of a job, in the background while the shelf has other boxes.
 func (p *Pool) make(ctx context.Context, j job) (*Box, error) {
 	t := j.shelf.template
-	switch j.to {
-	case stageImage:
+	if j.to == stageImage {
 		return nil, p.cfg.Maker.Take(ctx, t)
-	case StageCold:
-		return p.create(ctx, t, t.Defaults)
-	default:
-		return p.build(ctx, t, t.Defaults, j.from)
+	}
+	b := j.from
+	if b == nil {
+		var err error
+		if b, err = p.create(ctx, t, t.Defaults); err != nil || j.to == StageCold {
+			return b, err
+		}
+	}
+	defer p.background(j.shelf, b)()
+	return p.finish(ctx, b)
+}
+
+// maxBehind bounds how long a box that is being made is in the background: beside
+// programs that are none of ours it might get next to nothing there.
+const maxBehind = 2 * time.Second
+
+// background lets everything else go first on the processors while b is made, until
+// what it returns is called, unless a request waits, or the next would have to.
+func (p *Pool) background(s *shelf, b *Box) func() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.claims > 0 || len(s.warm) == 0 || b.Part.Background(true) != nil {
+		return func() {}
+	}
+	p.behind[b] = true
+	foreground := func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.foregroundLocked(b)
+	}
+	late := time.AfterFunc(maxBehind, foreground)
+	return func() { late.Stop(); foreground() }
+}
+
+// foregroundLocked ends that for one box, if it is there.
+func (p *Pool) foregroundLocked(b *Box) {
+	if !p.behind[b] {
+		return
+	}
+	delete(p.behind, b)
+	if err := b.Part.Background(false); err != nil && !b.Dead() {
+		p.cfg.Log.Error("bring a box to the foreground", "box", b.ID, "err", err)
+	}
+}
+
+// hurryLocked ends it for all, since somebody waits for one, or the next request
+// will.
+func (p *Pool) hurryLocked() {
+	for b := range p.behind {
+		p.foregroundLocked(b)
 	}
 }

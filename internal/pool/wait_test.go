@@ -1,9 +1,11 @@
 package pool_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -281,6 +283,82 @@ func TestRefillingYields(t *testing.T) {
 		if s := b.stats(); s.Warm != 0 || s.Making != 1 {
 			t.Errorf("after the last one: %+v", s)
 		}
+		b.release(boxes...)
+	})
+}
+
+// A box is made ahead in the background, until somebody waits for one, none is left
+// or it takes long; what waits on the shelf never is there.
+func TestMadeInTheBackground(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, 1)
+		defer b.stop()
+		// made returns the youngest box, and whether it is in the background.
+		made := func() (string, bool) {
+			t.Helper()
+			boxes, err := b.driver.List(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			last := slices.MaxFunc(boxes, func(x, y pool.BoxInfo) int {
+				return cmp.Or(cmp.Compare(len(x.ID), len(y.ID)), cmp.Compare(x.ID, y.ID))
+			})
+			return last.ID, b.parts.Part(last.ID).InBackground()
+		}
+		expect := func(when string, want bool) {
+			t.Helper()
+			if id, in := made(); in != want {
+				t.Errorf("%s: %s is in the background: %t, want %t", when, id, in, want)
+			}
+		}
+		b.pool.SetTarget(base, pool.Target{Warm: 3})
+		settle(30 * time.Second)
+		var boxes []*pool.Box
+		take := func() { boxes = append(boxes, b.acquire(pool.StageWarm)) }
+		take()
+		settle(250 * time.Millisecond) // 100 to yield, 100 to create
+		expect("while it is restored", true)
+		settle(time.Second)
+		expect("on the shelf", false)
+
+		b.slow.Store(true)
+		take()
+		settle(250 * time.Millisecond)
+		expect("while it is restored slowly", true)
+		take()
+		expect("with one left", true)
+		take()
+		expect("with none left", false)
+		settle(20 * time.Second)
+
+		take()
+		settle(250 * time.Millisecond)
+		own := base.Defaults
+		own.DiskMB++
+		expect("before somebody waits", true)
+		ahead, _ := made()
+		var waiting sync.WaitGroup
+		waiting.Go(func() {
+			box, _, err := b.pool.Acquire(t.Context(), base, own)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			boxes = append(boxes, box)
+		})
+		synctest.Wait()
+		if b.parts.Part(ahead).InBackground() {
+			t.Error("it is in the background while somebody waits")
+		}
+		waiting.Wait()
+		settle(20 * time.Second)
+
+		take()
+		settle(2*time.Second + 100*time.Millisecond)
+		expect("after nearly two seconds", true)
+		settle(200 * time.Millisecond)
+		expect("after two seconds", false)
+		settle(20 * time.Second)
 		b.release(boxes...)
 	})
 }
