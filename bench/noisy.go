@@ -89,7 +89,7 @@ func noisy(ctx context.Context, o options, r *report) error {
 			return body.Close()
 		}},
 	}
-	n := 15 * o.n
+	n := 30 * o.n
 	for _, off := range offenders {
 		before := make([]sample, len(calls))
 		for i, call := range calls {
