@@ -265,6 +265,7 @@ func (t *Tree) Reap(ctx context.Context, inUse func(name string) bool) ([]string
 // Close removes the root groups. It fails when a box's group is still there.
 func (t *Tree) Close() error {
 	var errs []error
+	_ = os.Remove(filepath.Join(t.layout.dir(CPU), t.root, ownName)) // of a server that was killed
 	for _, dir := range t.dirs("") {
 		if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
 			errs = append(errs, fmt.Errorf("remove root group: %w", err))

@@ -435,20 +435,23 @@ func TestBackground(t *testing.T) {
 	err := back.Background(true)
 	testenv.Have(t, "cgroup", !errors.Is(err, errors.ErrUnsupported), "this kernel has no cpu.idle")
 	must(t, err)
-	// part is what back has of what both had in a second.
+	// part is what back has of two seconds that both had together: whoever else is on
+	// the host makes it take longer.
 	part := func() float64 {
 		t.Helper()
-		was := [2]time.Duration{cpuTime(t, front), cpuTime(t, back)}
-		time.Sleep(time.Second)
-		f, b := cpuTime(t, front)-was[0], cpuTime(t, back)-was[1]
+		f, b := cpuTime(t, front), cpuTime(t, back)
+		wait(t, func() bool { return cpuTime(t, front)+cpuTime(t, back)-f-b > 2*time.Second })
+		f, b = cpuTime(t, front)-f, cpuTime(t, back)-b
 		return b.Seconds() / (f + b).Seconds()
 	}
-	if got := part(); got > 0.1 {
+	// With a third group that wants a core, the kernel at times leaves the one beside
+	// it to the background for a while, though front could use it.
+	if got := part(); got > 0.25 {
 		t.Errorf("in the background it had %.0f %% of the processors", 100*got)
 	}
 	limits.CPU /= 2
 	must(t, back.Update(limits, Extra{}))
-	if got := part(); got > 0.1 {
+	if got := part(); got > 0.25 {
 		t.Errorf("in the background with other limits it had %.0f %% of the processors", 100*got)
 	}
 	must(t, back.Background(false))

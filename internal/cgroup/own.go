@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,11 +16,16 @@ import (
 const (
 	// ownShares is this process's share of a busy host's processors, where the boxes
 	// together have the default: four to one, so that it has 80 % when it needs them.
-	ownShares, ownWeight = 4096, 400
+	// Among the boxes, which have that for each of their cores, it is for each core of
+	// the host, and maxShares the most that the kernel takes.
+	ownShares, ownWeight, maxShares = 4096, 400, 1 << 18
 	// ownOOM keeps the kernel from choosing this process first when the host is out
 	// of memory; expendableOOM is for what it starts.
 	ownOOM, expendableOOM = -500, 500
 )
+
+// ownName is our group's name among the boxes'; it is no valid name of theirs.
+const ownName = "_server"
 
 // Protect gives this process what keeps it working beside boxes that take all they
 // can: a floor of processor time above the boxes' groups, memory that is not
@@ -27,8 +33,9 @@ const (
 // kernel may kill for memory.
 //
 // A process that shares its group with the whole host, as one does that was not
-// started by a service manager, moves to a group of its own beside the boxes'; one
-// that has a group keeps it. undo, which may be repeated, brings everything back;
+// started by a service manager, moves to a group of its own; one that has a group
+// keeps it. On v1 it is among the boxes' groups: the kernel lets a process that wakes
+// up interrupt only the background of its own level, see [Group.Background]. undo, which may be repeated, brings everything back;
 // it is never nil. What the host does not allow is in the error, and the rest is in
 // force all the same. Protect must not run beside [Group.Start].
 func (t *Tree) Protect(reserveMB int64) (undo func() error, err error) {
@@ -89,14 +96,18 @@ func (p *protection) group(t *Tree, reserveMB int64) error {
 	if err != nil {
 		return err
 	}
-	dir := filepath.Join(mount, own)
+	dir, shares := filepath.Join(mount, own), ownShares
 	if own == "/" {
-		if dir, err = p.move(mount, t.root+"-server"); err != nil {
+		name := t.root + "-server"
+		if t.layout.Mode != ModeV2 {
+			name, shares = filepath.Join(t.root, ownName), min(ownShares*runtime.NumCPU(), maxShares)
+		}
+		if dir, err = p.move(mount, name); err != nil {
 			return err
 		}
 	}
 	if t.layout.Mode != ModeV2 {
-		return p.set(dir, "cpu.shares", strconv.Itoa(ownShares))
+		return p.set(dir, "cpu.shares", strconv.Itoa(shares))
 	}
 	return errors.Join(
 		p.set(dir, "cpu.weight", strconv.Itoa(ownWeight)),

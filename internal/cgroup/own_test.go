@@ -4,6 +4,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -84,11 +86,18 @@ func TestProtect(t *testing.T) {
 	rank, err := os.ReadFile("/proc/self/oom_score_adj")
 	must(t, err)
 	lower := os.WriteFile("/proc/self/oom_score_adj", []byte("-500"), 0o600) == nil // as far as this host allows
-	if shares != "4096" && shares != "400" || lower && strings.TrimSpace(string(rank)) != "-500" {
+	want := map[bool]string{true: "400", false: "4096"}[layout.Mode == ModeV2]
+	if layout.Mode != ModeV2 && was == "/" {
+		want = strconv.Itoa(4096 * runtime.NumCPU())
+	}
+	if shares != want || lower && strings.TrimSpace(string(rank)) != "-500" {
 		t.Errorf("shares %s, rank %s", shares, rank)
 	}
 	g, err := tree.Create("box", limits, Extra{})
 	must(t, err)
+	if names, err := tree.List(); err != nil || len(names) != 1 {
+		t.Errorf("groups of boxes: %q, %v; want one", names, err)
+	}
 	cmd := exec.CommandContext(t.Context(), "true")
 	must(t, g.Start(cmd))
 	must(t, cmd.Wait())
@@ -98,7 +107,7 @@ func TestProtect(t *testing.T) {
 		t.Errorf("after undo in %s, %v; was in %s", now, err, was)
 	}
 	if was == "/" {
-		if _, err := os.Stat(filepath.Join(mount, tree.root+"-server")); err == nil {
+		if _, err := os.Stat(filepath.Join(mount, own)); err == nil {
 			t.Error("the group is left")
 		}
 	}
