@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"math"
@@ -74,7 +75,16 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request, c caller, body n
 	if err != nil {
 		return placement(err)
 	}
-	writeJSON(w, http.StatusCreated, s.wire(sb))
+	return s.hand(w, r, sb, s.wire(sb))
+}
+
+// hand gives a new sandbox to its client. One that has left does not know of it, and
+// nobody else would end it: it is ended.
+func (s *Server) hand(w http.ResponseWriter, r *http.Request, sb bulkhead.Sandbox, answer any) error {
+	if err := r.Context().Err(); err != nil {
+		return errors.Join(err, s.cfg.Lifecycle.Kill(context.WithoutCancel(r.Context()), sb.Tenant, sb.ID))
+	}
+	writeJSON(w, http.StatusCreated, answer)
 	return nil
 }
 

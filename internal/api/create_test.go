@@ -197,3 +197,45 @@ func TestNodeErrorsReachTheClient(t *testing.T) {
 		}
 	}
 }
+
+// late answers a create once its client has left.
+type late struct {
+	api.Lifecycle
+	leave  context.CancelFunc
+	killed chan string
+}
+
+func (l late) Create(ctx context.Context, req bulkhead.CreateRequest) (bulkhead.Sandbox, error) {
+	sb, err := l.Lifecycle.Create(ctx, req)
+	l.leave()
+	<-ctx.Done()
+	return sb, err
+}
+
+func (l late) Kill(ctx context.Context, tenant, id string) error {
+	err := errors.Join(ctx.Err(), l.Lifecycle.Kill(ctx, tenant, id))
+	l.killed <- tenant + "/" + id
+	return err
+}
+
+// A sandbox whose client left before its answer is nobody's: it is ended.
+func TestClientThatLeftGetsNoSandbox(t *testing.T) {
+	for route, body := range map[string]string{"/v1/sandboxes": `{"template":"base"}`, "/v2/sandboxes": `{"templateID":"base"}`, "/sandboxes": `{"templateID":"base"}`} {
+		ctx, leave := context.WithCancel(t.Context())
+		killed := make(chan string, 1)
+		b := newBench(t, func(c *api.Config) { c.Lifecycle = late{c.Lifecycle, leave, killed} })
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, b.url+route, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-API-KEY", b.key)
+		if res, err := http.DefaultClient.Do(req); err == nil {
+			t.Errorf("%s: %s", route, res.Status)
+			_ = res.Body.Close()
+		}
+		id := strings.TrimPrefix(<-killed, "acme/")
+		if sb, err := b.store.Sandbox(t.Context(), "acme", id); err != nil || sb.State != bulkhead.StateEnded {
+			t.Errorf("%s: %s is %s, %v", route, id, sb.State, err)
+		}
+	}
+}

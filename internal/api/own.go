@@ -102,8 +102,7 @@ func (s *Server) ownCreate(w http.ResponseWriter, r *http.Request, c caller) err
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusCreated, s.own(sb))
-	return nil
+	return s.hand(w, r, sb, s.own(sb))
 }
 
 // ownGet serves GET /v1/sandboxes/{id}: how it is, or how and why it ended. A key

@@ -18,15 +18,19 @@ import (
 // Inside the box envd holds programs to what they may print. Here the host holds
 // the box to it, whoever answers in there: everything that the ports of envd and of
 // the interpreter send is output, but for the files that a client downloads, which
-// are bounded as all traffic of the box is. It is counted as it is carried, encoded
-// and framed, so the host allows more than envd does and nobody meets it who keeps
-// to envd's limits.
+// are bounded as all traffic of the box is. It is counted as it is carried, so the
+// host allows more than envd does: nobody meets its bound on the size of an answer
+// who keeps to envd's limits, however little is printed at a time and in whatever
+// script.
 const (
 	// outputFactor is how many bytes may be carried for one that is printed: base64
-	// makes 4 of 3, and frames come with it.
+	// makes 4 of 3, JSON 2 of a quote.
 	outputFactor = 2
-	// outputSpare is how many more one answer may have, for events of few bytes.
+	// outputSpare is how many more one answer may have, for what is no output in it.
 	outputSpare = 4 << 20
+	// messageFrame and lineFrame are how much of each message and line is not counted:
+	// what an event is made of beside what was printed. It counts for 1 at least.
+	messageFrame, lineFrame = 48, 80
 	// leastRate is how many bytes a second may be carried for a sandbox that may print
 	// a MiB in that time.
 	leastRate = outputFactor << 20
@@ -75,7 +79,8 @@ type bounded struct {
 	limits func() bulkhead.Limits // those in force now
 	format format
 
-	passed  int64  // bytes
+	spent   int64  // of what may be carried
+	line    line   // of a stream of lines
 	message uint64 // bytes left of the message under way, of a stream of messages
 	held    []byte // the begin of a message's head
 	last    []byte // what is left to be said
@@ -153,7 +158,7 @@ func (b *bounded) Read(p []byte) (int, error) {
 		if waited := b.wait(n); waited != nil {
 			return 0, waited
 		}
-		if b.passed += int64(n); n > 0 && b.over {
+		if n > 0 && b.over {
 			return n, nil
 		}
 		if n > 0 || err != nil && !b.over {
@@ -182,12 +187,23 @@ func (b *bounded) admit(p []byte, limits bulkhead.Limits, end bool) int {
 	if limits.OutputMB == 0 {
 		return len(p)
 	}
-	if b.format != messages {
-		if left := most - b.passed; int64(len(p)) > left {
+	switch b.format {
+	case lines:
+		for i, c := range p {
+			if b.spent += b.line.cost(c); b.spent > most {
+				b.exceed(limits)
+				return i
+			}
+		}
+		return len(p)
+	case opaque:
+		if left := most - b.spent; int64(len(p)) > left {
 			b.exceed(limits)
 			return int(left)
 		}
+		b.spent += int64(len(p))
 		return len(p)
+	case messages:
 	}
 	for at := 0; ; {
 		skip := min(uint64(len(p)-at), b.message)
@@ -202,13 +218,45 @@ func (b *bounded) admit(p []byte, limits bulkhead.Limits, end bool) int {
 			b.held = append([]byte(nil), p[at:]...)
 			return at
 		}
-		size := uint64(head) + uint64(binary.BigEndian.Uint32(p[at+1:]))
-		if uint64(b.passed)+uint64(at)+size > uint64(most) { //nolint:gosec // not negative
+		size := head + int64(binary.BigEndian.Uint32(p[at+1:]))
+		if b.spent += max(1, size-messageFrame); b.spent > most {
 			b.exceed(limits)
 			return at
 		}
-		b.message = size
+		b.message = uint64(size)
 	}
+}
+
+// line is where in a line of JSON a stream is.
+type line struct {
+	at, skip int // bytes of it before, and bytes left of a character's number
+	slash    bool
+}
+
+// cost is what the next byte of the stream costs: 1, but nothing in the line's frame,
+// nor do the four digits of \uXXXX, which is one byte that was printed, or more.
+func (l *line) cost(c byte) int64 {
+	if c == '\n' {
+		*l = line{}
+		return 1
+	}
+	l.at++
+	switch {
+	case l.skip > 0:
+		l.skip--
+		return 0
+	case l.slash:
+		l.slash = false
+		if c == 'u' {
+			l.skip = 4
+		}
+	case c == '\\':
+		l.slash = true
+	}
+	if l.at <= lineFrame {
+		return 0
+	}
+	return 1
 }
 
 // exceed ends the answer with the error that names the limit.

@@ -289,6 +289,64 @@ func (s *server) quiet(t *testing.T, n int) {
 	t.Fatalf("more than %d are booked still: %+v", n, s.state(t))
 }
 
+// What a sandbox does not use is lent to others, down to a floor and never less than
+// it uses, and is there again as soon as it is used: its limit stays what it was.
+func TestLending(t *testing.T) {
+	s := serve(t)
+	s.quiet(t, 0)
+	const memory, takes = 1000, 600
+	sb := s.sandbox(t, bulkhead.CreateRequest{Limits: bulkhead.Limits{CPU: 0.5, MemoryMB: memory}})
+	var began time.Time
+	// host waits until so much is booked of the host.
+	host := func(what string, is func(bulkhead.Sums) bool) {
+		t.Helper()
+		began = time.Now()
+		var last bulkhead.Sums
+		for range 1200 {
+			st := s.state(t)
+			if st.used.MemoryMB != memory || st.used.CPU != 0.5 {
+				t.Fatalf("the tenant holds %+v", st.used)
+			}
+			if last = st.host.Booked; is(last) {
+				t.Logf("%s: %g cores and %d MiB are booked after %s", what, last.CPU, last.MemoryMB, time.Since(began).Round(10*time.Millisecond))
+				return
+			}
+			<-time.After(50 * time.Millisecond) // what is booked has no event
+		}
+		t.Fatalf("%s: %+v are booked", what, last)
+	}
+	floor := func(b bulkhead.Sums) bool { return b.MemoryMB == memory*15/100 && b.CPU == 0.075 }
+	host("idle", floor)
+	p, err := sb.Start(t.Context(), shell("exec python3 -c 'x = bytearray("+strconv.Itoa(takes)+" << 20)\nfor i in range(0, len(x), 4096): x[i] = 1\nprint(\"ready\", flush=True)\nwhile True: pass'"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for out, err := range p.Output() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(out.Data), "ready") {
+			break
+		}
+	}
+	host("at work", func(b bulkhead.Sums) bool { return b.MemoryMB >= takes && b.CPU > 0.075 })
+	if out, err := sb.Exec(t.Context(), shell("pkill -9 python3; true"), nil); err != nil || out.End.ExitCode != 0 {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	host("idle again", floor)
+	// All that was granted is there at once, whatever is booked.
+	began = time.Now()
+	out, err := sb.Exec(t.Context(), shell("python3 -c 'x = bytearray(800 << 20)\nfor i in range(0, len(x), 4096): x[i] = 1'"), nil)
+	if err != nil || out.End.Cause != bulkhead.CauseExited || out.End.ExitCode != 0 {
+		t.Errorf("800 MiB of %d: %+v, %v", memory, out, err)
+	}
+	t.Logf("800 MiB were taken from a sandbox that was idle within %s", time.Since(began).Round(10*time.Millisecond))
+	info, err := s.client.Get(t.Context(), sb.ID())
+	if err != nil || info.End != nil || info.Limits.MemoryMB != memory {
+		t.Errorf("%+v, %v", info, err)
+	}
+}
+
 // A tenant of a tier gets what the tier says, is told why, is refused with the
 // limit's figures on every way in, and gets a place once one is free.
 func TestTier(t *testing.T) {
