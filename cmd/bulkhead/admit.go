@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/guard"
@@ -27,12 +26,11 @@ func (s *server) openGuard() (err error) {
 	if s.probe, err = guard.OpenProbe("/"); err != nil {
 		return fmt.Errorf("find the memory limit: %w", err)
 	}
-	s.guard, err = guard.New(guard.Config{
-		Disabled: !s.cfg.GuardEnabled, MaxPercent: s.cfg.GuardMax, WarningPercent: s.cfg.GuardWarning,
-		CriticalPercent: s.cfg.GuardCritical, CheckInterval: time.Duration(s.cfg.GuardInterval) * time.Second,
-		EstimatedMemPerReqMB: s.cfg.GuardEstimate, MaxConcurrent: s.cfg.MaxConcurrent,
-	}, s.probe, s.log)
+	limits, err := s.cfg.Guard()
 	if err != nil {
+		return err //nolint:wrapcheck // names variable, value and range
+	}
+	if s.guard, err = guard.New(limits, s.probe, s.log); err != nil {
 		return fmt.Errorf("open memory guard: %w", err)
 	}
 	if s.needs, err = guard.NewLearner(templatesKnown); err != nil {

@@ -140,6 +140,9 @@ func (c *Config) Validate() error {
 	if err := c.Pools.validate(); err != nil {
 		return err
 	}
+	if _, err := c.Guard(); err != nil {
+		return err
+	}
 	if c.RefillParallel == 0 {
 		c.RefillParallel = max(1, runtime.NumCPU()/2)
 	}

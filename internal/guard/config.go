@@ -23,7 +23,7 @@ type Config struct {
 	// once. Default 0.85.
 	CriticalPercent float64 `env:"MEMORY_GUARD_CRITICAL_PERCENT" yaml:"criticalPercent"`
 	// StablePercent is the lower bound of the level stable. Default 0.60, or
-	// 0.10 below WarningPercent where that is less.
+	// where that is less 0.10 below WarningPercent, but at least half of it.
 	StablePercent float64 `yaml:"stablePercent"`
 	// CheckInterval is how often everything is measured that is slow to measure
 	// or to change: page cache, the thresholds' own adaption. Memory itself is
@@ -102,7 +102,7 @@ func (c *Config) fill() {
 	orFloat(&c.MaxPercent, 0.80)
 	orFloat(&c.WarningPercent, 0.70)
 	orFloat(&c.CriticalPercent, 0.85)
-	orFloat(&c.StablePercent, min(0.60, c.WarningPercent-0.10))
+	orFloat(&c.StablePercent, min(0.60, max(c.WarningPercent-0.10, c.WarningPercent/2)))
 	orFloat(&c.Hysteresis, 0.02)
 	orFloat(&c.PressureWarning, 10)
 	orFloat(&c.PressureHigh, 30)
@@ -135,21 +135,26 @@ func (c *Config) fill() {
 func (c *Config) Validate() error {
 	d := c.withDefaults()
 	c = &d
-	prev, prevName := 0.0, "0"
+	prev, prevName := 0.0, ""
 	for _, f := range []struct {
 		name  string
 		value float64
 	}{
-		{"stablePercent", c.StablePercent},
 		{"MEMORY_GUARD_WARNING_PERCENT", c.WarningPercent},
 		{"MEMORY_GUARD_MAX_PERCENT", c.MaxPercent},
 		{"MEMORY_GUARD_CRITICAL_PERCENT", c.CriticalPercent},
 	} {
-		if !(f.value > prev) || f.value > 1 {
-			return bulkhead.Errorf(bulkhead.CodeInvalid,
-				"%s is %v; it must be a fraction above %s (%v) and at most 1", f.name, f.value, prevName, prev)
+		switch {
+		case !(f.value > 0 && f.value <= 1):
+			return bulkhead.Errorf(bulkhead.CodeInvalid, "%s is %v; it must be a fraction above 0 and at most 1", f.name, f.value)
+		case f.value < prev:
+			return bulkhead.Errorf(bulkhead.CodeInvalid, "%s is %v; it must be at least %s, which is %v, and at most 1",
+				f.name, f.value, prevName, prev)
 		}
 		prev, prevName = f.value, f.name
+	}
+	if s := c.StablePercent; !(s > 0 && s <= c.WarningPercent) {
+		return bulkhead.Errorf(bulkhead.CodeInvalid, "stablePercent is %v; it must be a fraction above 0 and at most %v", s, c.WarningPercent)
 	}
 	for _, f := range []struct {
 		name       string
@@ -157,16 +162,20 @@ func (c *Config) Validate() error {
 		least, max int64
 	}{
 		{"MEMORY_GUARD_ESTIMATED_MEM_PER_REQ_MB", c.EstimatedMemPerReqMB, 1, 1 << 20},
-		{"MAX_CONCURRENT", int64(c.MaxConcurrent), -1, 1 << 20},
 		{"maxStarting", int64(c.MaxStarting), 1, 1 << 20},
 		{"maxWaiting", int64(c.MaxWaiting), 1, 1 << 20},
-		{"MEMORY_GUARD_CHECK_INTERVAL_SEC", int64(c.CheckInterval / time.Millisecond), 10, 3_600_000},
 		{"maxWait", int64(c.MaxWait / time.Millisecond), 1, 3_600_000},
 	} {
 		if f.value < f.least || f.value > f.max {
 			return bulkhead.Errorf(bulkhead.CodeInvalid,
 				"%s is %d; it must be between %d and %d", f.name, f.value, f.least, f.max)
 		}
+	}
+	if d := c.CheckInterval; d < 10*time.Millisecond || d > time.Hour {
+		return bulkhead.Errorf(bulkhead.CodeInvalid, "MEMORY_GUARD_CHECK_INTERVAL_SEC is %v; it must be between 1 and 3600", d.Seconds())
+	}
+	if n := c.MaxConcurrent; n != -1 && (n < 1 || n > 1<<20) {
+		return bulkhead.Errorf(bulkhead.CodeInvalid, "MAX_CONCURRENT is %d; it must be between 1 and %d, or -1 for memory alone", n, 1<<20)
 	}
 	for name, t := range c.Tiers {
 		if !(t.MemoryShare >= 0 && t.MemoryShare <= 1) || t.MemoryMB < 0 || t.Concurrency < 0 {

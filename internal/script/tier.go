@@ -20,7 +20,7 @@ type Tenant struct {
 }
 
 // mostLimits are the largest limits that a run may name, before a tier scales them.
-var mostLimits = engine.Limits{MemoryMB: 512, TimeMS: 60_000, ResultBytes: 64 << 20, LogBytes: 4 << 20, Depth: 10_000}
+var mostLimits = engine.Limits{MemoryMB: 512, TimeMS: 60_000, ResultBytes: engine.MostResultBytes, LogBytes: 4 << 20, Depth: 10_000}
 
 // limits returns the limits of a run that names none, and the largest it may name.
 func (t Tenant) limits(maxResult int64) (usual, most engine.Limits) {

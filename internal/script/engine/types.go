@@ -74,7 +74,7 @@ func (l Limits) Validate() error {
 	}{
 		{"memoryMB", l.MemoryMB, 1, MostMemoryMB, "MiB"},
 		{"timeMS", l.TimeMS, 1, MostTimeMS, "ms"},
-		{"resultBytes", l.ResultBytes, 1, 64 << 20, "bytes"},
+		{"resultBytes", l.ResultBytes, 1, MostResultBytes, "bytes"},
 		{"logBytes", l.LogBytes, 1, 16 << 20, "bytes"},
 		{"depth", l.Depth, 16, 10_000, "calls"},
 	} {
@@ -86,10 +86,11 @@ func (l Limits) Validate() error {
 	return nil
 }
 
-// The largest memory and time that a run may have at all.
+// The largest memory, time and result that a run may have at all.
 const (
-	MostMemoryMB = 4096
-	MostTimeMS   = 300_000
+	MostMemoryMB    = 4096
+	MostTimeMS      = 300_000
+	MostResultBytes = 64 << 20
 )
 
 // Time returns TimeMS as a duration.
