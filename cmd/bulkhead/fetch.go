@@ -72,7 +72,7 @@ func (p *fetchPolicy) allow(_ context.Context, t script.Tenant, u *url.URL) erro
 			return nil
 		}
 	}
-	return bulkhead.Errorf(bulkhead.CodeForbidden, "fetch of %.200q is not allowed: the operator opens hosts with --script-fetch", host)
+	return bulkhead.Errorf(bulkhead.CodeForbidden, "%.200s is not open to this tenant: the operator opens hosts with --script-fetch", host)
 }
 
 // reachable decides about the address that a name resolved to.
@@ -91,7 +91,7 @@ func (p *fetchPolicy) client() *http.Client {
 		Control: func(_, address string, _ syscall.RawConn) error {
 			ap, err := netip.ParseAddrPort(address)
 			if err != nil || !p.reachable(ap.Addr()) {
-				return bulkhead.Errorf(bulkhead.CodeForbidden, "fetch of %s is not allowed: it is no public address", address)
+				return bulkhead.Errorf(bulkhead.CodeForbidden, "%s is closed: it is no public address, or one that the operator denies", address)
 			}
 			return nil
 		},

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -300,6 +302,27 @@ func TestMetricNames(t *testing.T) {
 		if !got[want] {
 			t.Errorf("no metric %s", want)
 		}
+	}
+	read := func(path string) string {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	docs, alerts := read("../../docs/scripts.md"), read("../../examples/alerts.yml")
+	for name := range got {
+		if !strings.Contains(docs, "`"+name+"`") {
+			t.Errorf("docs/scripts.md lacks %s", name)
+		}
+	}
+	for _, name := range regexp.MustCompile(`memory_guard_\w+`).FindAllString(docs+alerts, -1) {
+		if !got[name] {
+			t.Errorf("there is no metric %s, which docs or alerts name", name)
+		}
+	}
+	if want := "      - alert: HighMemoryPressure\n        expr: memory_guard_memory_percent > 80\n        for: 5m\n"; !strings.Contains(alerts, want) {
+		t.Errorf("the alert rule is not\n%s", want)
 	}
 }
 

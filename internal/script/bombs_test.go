@@ -44,9 +44,11 @@ func bombs(tb testing.TB) []bomb {
 			if end, ok := strings.CutPrefix(line, "// end: "); ok {
 				b.end = strings.TrimSpace(end)
 			}
-			if ms, ok := strings.CutPrefix(line, "// time: "); ok {
-				if b.limits.TimeMS, err = strconv.ParseInt(strings.TrimSpace(ms), 10, 64); err != nil {
-					tb.Fatalf("%s: %v", f, err)
+			for prefix, limit := range map[string]*int64{"// time: ": &b.limits.TimeMS, "// memory: ": &b.limits.MemoryMB} {
+				if n, ok := strings.CutPrefix(line, prefix); ok {
+					if *limit, err = strconv.ParseInt(strings.TrimSpace(n), 10, 64); err != nil {
+						tb.Fatalf("%s: %v", f, err)
+					}
 				}
 			}
 		}
@@ -113,21 +115,52 @@ const allowedRise = engine.InProcessMemory * 3 / 2
 // it, on however busy a machine.
 var patient = Tenant{ID: "patient", Tier: bulkhead.Tier{Multiplier: 5}}
 
-// TestBombs runs the whole corpus through both lanes, each bomb as if it had been
-// quick before; in a short run the lane of
-// workers alone, where most of it went from the server's, gets a third of it.
+// TestBombs runs the whole corpus through both lanes: each bomb as if it had been
+// quick before, so that it begins in process if it may, and then straight in a worker.
+// A short run takes two at a time, and leaves out of the second half what ended in a
+// worker already.
 func TestBombs(t *testing.T) {
-	for _, lane := range []struct {
-		name        string
-		workersOnly bool
-	}{{"server", false}, {"worker", true}} {
-		t.Run(lane.name, func(t *testing.T) {
-			s := newService(t, func(c *Config, _ *worker.Config) { c.WorkersOnly = lane.workersOnly })
-			inside := 0
-			for i, b := range bombs(t) {
-				if testing.Short() && lane.workersOnly && i%3 != 0 {
-					continue
-				}
+	list, atOnce := bombs(t), 1
+	if testing.Short() {
+		atOnce = 2
+	}
+	var mu sync.Mutex
+	var left []bomb // for the workers' lane alone
+	t.Run("server", func(t *testing.T) {
+		s := newService(t, nil)
+		inside := 0
+		explode(t, s, list, atOnce, func(b bomb, res Result) {
+			mu.Lock()
+			defer mu.Unlock()
+			if res.Reason == "" || strings.HasPrefix(res.Reason, "it runs") || strings.HasPrefix(res.Reason, "it allocates") {
+				inside++
+			}
+			if !testing.Short() || res.Lane != engine.LaneWorker.String() {
+				left = append(left, b)
+			}
+		})
+		t.Logf("%d began in process; %+v", inside, s.cfg.Pool.Stats())
+	})
+	t.Run("worker", func(t *testing.T) {
+		s := newService(t, func(c *Config, _ *worker.Config) { c.WorkersOnly = true })
+		explode(t, s, left, atOnce, func(b bomb, res Result) {
+			if res.Lane != engine.LaneWorker.String() {
+				t.Errorf("%s ended in the lane %s", b.name, res.Lane)
+			}
+		})
+	})
+}
+
+// explode lets bombs explode in s, so many at once, holds each to its end and the
+// server to its memory, and reports every result.
+func explode(t *testing.T, s *Service, list []bomb, atOnce int, ended func(bomb, Result)) {
+	t.Helper()
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range atOnce {
+		wg.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(list)); i = next.Add(1) - 1 {
+				b := list[i]
 				t.Run(b.name, func(t *testing.T) {
 					began := time.Now()
 					var res Result
@@ -144,12 +177,10 @@ func TestBombs(t *testing.T) {
 					if limited := res.End.Cause != bulkhead.CauseExited; limited && (res.End.Limit == 0 || res.End.Peak < res.End.Limit) {
 						t.Errorf("the evidence is a limit of %d and a peak of %d", res.End.Limit, res.End.Peak)
 					}
-					if rise > allowedRise {
-						t.Errorf("the server grew by %d MiB, allowed %d", rise>>20, int64(allowedRise)>>20)
+					if allowed := int64(atOnce) * allowedRise; rise > allowed {
+						t.Errorf("the server grew by %d MiB, allowed %d", rise>>20, allowed>>20)
 					}
-					if res.Reason == "" || strings.HasPrefix(res.Reason, "it runs") || strings.HasPrefix(res.Reason, "it allocates") {
-						inside++
-					}
+					ended(b, res)
 					t.Logf("%-12s %-10s %8v, server +%d MiB, run %d MiB: %s", ending(res), res.Lane,
 						time.Since(began).Round(time.Millisecond), rise>>20, res.Usage.PeakBytes>>20, res.Reason)
 					if res := s.mustRun(t, Request{Code: "1 + 1"}); string(res.Result) != "2" {
@@ -157,9 +188,9 @@ func TestBombs(t *testing.T) {
 					}
 				})
 			}
-			t.Logf("%d began in process; %+v", inside, s.cfg.Pool.Stats())
 		})
 	}
+	wg.Wait()
 }
 
 // honest are the scripts that run beside bombs; the last needs a worker.
@@ -179,15 +210,21 @@ var mallory = Tenant{ID: "mallory"}
 // TestHonestBesideBombs lets the corpus explode, eight bombs at once, and runs
 // honest scripts beside them, two at a time: every one of them must finish with its
 // result, every bomb with a cause, and the server must stay within its budget. How
-// fast the honest ones are is measured by bench/script.
+// fast the honest ones are is measured by bench/script. A short run has one half of
+// the corpus here, and the other in the small host.
 func TestHonestBesideBombs(t *testing.T) {
 	const atOnce = 8
 	s := newService(t, nil)
 	list := bombs(t)
+	if half := len(list) / 2; testing.Short() && os.Getenv(inSmallHost) == "" {
+		list = list[:half]
+	} else if testing.Short() {
+		list = list[half:]
+	}
 	var next, exploded, runs, failed atomic.Int64
 	var over atomic.Bool
 	var bombing, working sync.WaitGroup
-	explode := func(b bomb) {
+	one := func(b bomb) {
 		res, err := s.Execute(t.Context(), mallory, Request{Code: b.code, Limits: engine.Limits{TimeMS: 400}}, nil)
 		switch {
 		case bulkhead.CodeOf(err) == bulkhead.CodeUnavailable: // admission may refuse it
@@ -201,7 +238,7 @@ func TestHonestBesideBombs(t *testing.T) {
 		for range atOnce {
 			bombing.Go(func() {
 				for i := next.Add(1) - 1; i < int64(len(list)); i = next.Add(1) - 1 {
-					explode(list[i])
+					one(list[i])
 				}
 			})
 		}
@@ -288,7 +325,7 @@ func inSmall(t *testing.T, run string) string {
 	enter, peak := smallHost(t)
 	// A shell moves itself in before it becomes the test.
 	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", `echo $$ > "$0" && exec "$@"`, enter,
-		os.Args[0], "-test.run", run, "-test.v", "-test.timeout", "20m")
+		os.Args[0], "-test.run", run, "-test.v", "-test.timeout", "20m", "-test.short="+strconv.FormatBool(testing.Short()))
 	cmd.Env = append(os.Environ(), inSmallHost+"=1")
 	out, err := cmd.CombinedOutput()
 	if most, err := os.ReadFile(peak); err == nil {

@@ -1,14 +1,20 @@
 package script
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"syscall"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/bulkheadhq/bulkhead"
 )
@@ -21,22 +27,37 @@ const (
 
 // fetchRequest and fetchAnswer are what the engine's fetch sends and expects.
 type fetchRequest struct {
-	URL     string            `json:"url"`
-	Method  string            `json:"method"`
-	Headers map[string]string `json:"headers"`
-	Body    string            `json:"body"`
+	URL      string            `json:"url"`
+	Method   string            `json:"method"`
+	Headers  map[string]string `json:"headers"`
+	Body     string            `json:"body"`
+	Bytes    []byte            `json:"bytes"`
+	Redirect string            `json:"redirect"`
+	TimeMS   int64             `json:"timeMS"`
 }
 
 type fetchAnswer struct {
-	URL     string            `json:"url"`
-	Status  int               `json:"status"`
-	Headers map[string]string `json:"headers"`
-	Body    []byte            `json:"body"`
+	URL        string            `json:"url"`
+	Status     int               `json:"status"`
+	StatusText string            `json:"statusText"`
+	Redirected bool              `json:"redirected"`
+	Headers    map[string]string `json:"headers"`
+	Cookies    []string          `json:"cookies,omitempty"`
+	Body       []byte            `json:"body"`
 }
 
+// maxRedirects is how many redirects one fetch follows.
+const maxRedirects = 5
+
+// What keeps a fetch from following a redirect.
+var (
+	errRedirects = errors.New("more redirects than are followed")
+	errRedirect  = errors.New("a redirect, which the program wants to be an error")
+)
+
 // fetch does a request for a program, where the tenant's policy allows it. The
-// policy is asked again for every redirect.
-func (s *Service) fetch(ctx context.Context, tenant Tenant, payload []byte) ([]byte, error) {
+// policy is asked again for every redirect. It returns when the run's time is over.
+func (s *Service) fetch(ctx context.Context, tenant Tenant, payload []byte, until time.Time) ([]byte, error) {
 	if s.cfg.AllowFetch == nil || s.cfg.FetchClient == nil {
 		return nil, bulkhead.Errorf(bulkhead.CodeForbidden, "fetch is not allowed here")
 	}
@@ -51,37 +72,53 @@ func (s *Service) fetch(ctx context.Context, tenant Tenant, payload []byte) ([]b
 	if err := s.cfg.AllowFetch(ctx, tenant, u); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, fetchTime)
+	most := fetchTime
+	if r.TimeMS > 0 {
+		most = min(most, time.Duration(r.TimeMS)*time.Millisecond)
+	}
+	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, r.Method, u.String(), strings.NewReader(r.Body))
+	ctx, cancelRun := context.WithDeadline(ctx, until)
+	defer cancelRun()
+	body := r.Bytes
+	if body == nil {
+		body = []byte(r.Body)
+	}
+	req, err := http.NewRequestWithContext(ctx, r.Method, u.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, bulkhead.Errorf(bulkhead.CodeInvalid, "the method %.40q is not one of HTTP", r.Method)
 	}
 	for k, v := range r.Headers {
+		if !httpguts.ValidHeaderFieldName(k) || !httpguts.ValidHeaderFieldValue(v) {
+			return nil, bulkhead.Errorf(bulkhead.CodeInvalid, "the header %.40q with the value %.40q is not one of HTTP", k, v)
+		}
 		req.Header.Set(k, v)
 	}
 	client := *s.cfg.FetchClient
+	redirected := false
 	client.CheckRedirect = func(next *http.Request, via []*http.Request) error {
-		if len(via) >= 5 {
-			return errors.New("more than 5 redirects")
+		switch {
+		case r.Redirect == "manual":
+			return http.ErrUseLastResponse
+		case r.Redirect == "error":
+			return errRedirect
+		case len(via) > maxRedirects:
+			return errRedirects
 		}
+		redirected = true
 		return s.cfg.AllowFetch(ctx, tenant, next.URL)
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		if denied, ok := errors.AsType[*bulkhead.Error](err); ok {
-			return nil, denied
-		}
-		return nil, &bulkhead.Error{
-			Code: bulkhead.CodeUnavailable, Op: "fetch", Msg: u.Host + " does not answer", Err: err,
-		}
+		return nil, fetchError(err, u, most)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	a := fetchAnswer{URL: resp.Request.URL.String(), Status: resp.StatusCode, Headers: map[string]string{}}
+	a := fetchAnswer{
+		URL: resp.Request.URL.String(), Status: resp.StatusCode, StatusText: http.StatusText(resp.StatusCode),
+		Redirected: redirected, Headers: map[string]string{}, Cookies: resp.Header.Values("Set-Cookie"),
+	}
 	if a.Body, err = io.ReadAll(io.LimitReader(resp.Body, fetchBody+1)); err != nil {
-		return nil, &bulkhead.Error{
-			Code: bulkhead.CodeUnavailable, Op: "fetch", Msg: u.Host + " did not answer in full", Err: err,
-		}
+		return nil, fetchError(err, u, most)
 	}
 	if len(a.Body) > fetchBody {
 		return nil, bulkhead.Errorf(bulkhead.CodeTooLarge, "the answer of %s is larger than %d bytes", u.Host, fetchBody)
@@ -90,4 +127,26 @@ func (s *Service) fetch(ctx context.Context, tenant Tenant, payload []byte) ([]b
 		a.Headers[strings.ToLower(k)] = strings.Join(v, ", ")
 	}
 	return json.Marshal(a)
+}
+
+// fetchError says what kept a request from being answered.
+func fetchError(err error, u *url.URL, most time.Duration) error {
+	if denied, ok := errors.AsType[*bulkhead.Error](err); ok {
+		return denied
+	}
+	msg := u.Host + " does not answer"
+	_, unknown := errors.AsType[*net.DNSError](err)
+	switch {
+	case errors.Is(err, errRedirects):
+		msg = fmt.Sprintf("%s redirects more than %d times", u.Host, maxRedirects)
+	case errors.Is(err, errRedirect):
+		msg = u.Host + " answers with a redirect, and redirect is error"
+	case errors.Is(err, context.DeadlineExceeded):
+		msg = fmt.Sprintf("%s did not answer within %v", u.Host, most)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		msg = u.Host + " refuses connections"
+	case unknown:
+		msg = "there is no address for " + u.Hostname()
+	}
+	return &bulkhead.Error{Code: bulkhead.CodeUnavailable, Op: "fetch", Msg: msg, Err: err}
 }

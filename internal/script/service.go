@@ -50,7 +50,7 @@ type Service struct {
 	cfg      Config
 	learner  *guard.Learner
 	programs *lru.Cache[string, compiled]
-	builds   *lru.Cache[string, string]
+	builds   *lru.Cache[string, *build]
 	habits   *lru.Cache[string, *habit]
 	metrics  *metrics
 	log      *slog.Logger
@@ -82,7 +82,7 @@ func New(cfg Config) (*Service, error) {
 	if s.programs, err = lru.New[string, compiled](cfg.CacheSize); err != nil {
 		return nil, fmt.Errorf("configure scripts: %w", err)
 	}
-	if s.builds, err = lru.New[string, string](cfg.CacheSize); err != nil {
+	if s.builds, err = lru.New[string, *build](cfg.CacheSize); err != nil {
 		return nil, fmt.Errorf("configure scripts: %w", err)
 	}
 	if s.habits, err = lru.New[string, *habit](4 * cfg.CacheSize); err != nil {
@@ -154,7 +154,7 @@ func (s *Service) Execute(ctx context.Context, tenant Tenant, req Request, log f
 		return Result{}, err
 	}
 	var res Result
-	source, err := s.source(ctx, tenant, &req, &res)
+	source, original, err := s.source(ctx, tenant, &req, &res)
 	if err != nil {
 		if wrong, ok := errors.AsType[*engine.SyntaxError](err); ok {
 			return syntaxResult(res, &wrong.Failure), nil
@@ -164,6 +164,12 @@ func (s *Service) Execute(ctx context.Context, tenant Tenant, req Request, log f
 	res.Fingerprint = engine.Fingerprint(source)
 	if log == nil {
 		log = func(l engine.LogLine) { res.Logs = append(res.Logs, l) }
+	}
+	if plain := log; original != nil {
+		log = func(l engine.LogLine) {
+			l.Message = original.positions(l.Message)
+			plain(l)
+		}
 	}
 	h := &session{ctx: ctx, s: s, tenant: tenant, log: log}
 	in := engine.Input{
@@ -176,7 +182,7 @@ func (s *Service) Execute(ctx context.Context, tenant Tenant, req Request, log f
 	case s.cfg.WorkersOnly:
 		res.Reason = "everything runs in workers here"
 	case !habit.quick.Load():
-		res.Reason = "it is not known to be quick"
+		res.Reason = "this is its first run, or its last was not quick"
 	default:
 		c, err := s.compile(ctx, source, res.Fingerprint)
 		if err != nil {
@@ -187,10 +193,11 @@ func (s *Service) Execute(ctx context.Context, tenant Tenant, req Request, log f
 		}
 		done, err := s.inProcess(ctx, &res, c, habit, in, claim)
 		if done || err != nil {
-			return res, err
+			return original.told(res), err
 		}
 	}
-	return res, s.inWorker(ctx, &res, source, habit, in, claim)
+	err = s.inWorker(ctx, &res, source, habit, in, claim)
+	return original.told(res), err
 }
 
 // bounds checks a request and fills its limits in.
@@ -242,31 +249,32 @@ func validateLanguage(l string) error {
 	return nil
 }
 
-// source returns the JavaScript of a request. The error may be a
-// *engine.SyntaxError.
-func (s *Service) source(ctx context.Context, tenant Tenant, req *Request, res *Result) (string, error) {
+// source returns the JavaScript of a request, and what it was built of, nil where it
+// is the request's own. The error may be a *engine.SyntaxError.
+func (s *Service) source(ctx context.Context, tenant Tenant, req *Request, res *Result) (string, *build, error) {
 	code, language := req.Code, req.Language
 	if req.Script != "" {
 		sc, err := s.cfg.Store.Script(ctx, tenant.ID, req.Script, req.Version)
 		if err != nil {
-			return "", err
+			return "", nil, err
 		}
 		code, language = sc.Source, sc.Language
 		res.Script, res.Version = sc.Name, sc.Version
 	}
 	if language != "typescript" {
-		return code, nil
+		return code, nil, nil
 	}
 	key := engine.Fingerprint(code)
-	if js, ok := s.builds.Get(key); ok {
-		return js, nil
+	b, ok := s.builds.Get(key)
+	if !ok {
+		js, sourceMap, err := s.cfg.Pool.Build(ctx, code)
+		if err != nil {
+			return "", nil, err
+		}
+		b = newBuild(js, sourceMap)
+		s.builds.Add(key, b)
 	}
-	js, err := s.cfg.Pool.Build(ctx, code)
-	if err != nil {
-		return "", err
-	}
-	s.builds.Add(key, js)
-	return js, nil
+	return b.code, b, nil
 }
 
 // compile returns the program for the in-process lane from the cache, or has it
@@ -335,6 +343,7 @@ func (s *Service) inProcess(ctx context.Context, res *Result, c compiled, habit 
 	s.cfg.Pool.NoteQuick()
 	h, _ := in.Host.(*session)
 	h.recording = true
+	h.begin(in.Limits.Time())
 	in.Stuck = func(engine.Outcome) { s.stuck(p) }
 	out := s.cfg.Engine.Run(ctx, p, engine.LaneInProcess, in)
 	habit.ended(&out)
@@ -376,7 +385,10 @@ func (s *Service) inWorker(ctx context.Context, res *Result, source string, habi
 		return err
 	}
 	defer grant.Release()
-	out, err := s.cfg.Pool.Do(ctx, worker.Task{Source: source, Input: in, Class: class})
+	h, _ := in.Host.(*session)
+	out, err := s.cfg.Pool.Do(ctx, worker.Task{
+		Source: source, Input: in, Class: class, Began: func() { h.begin(in.Limits.Time()) },
+	})
 	if err != nil {
 		return err
 	}

@@ -219,11 +219,20 @@ func TestFetchPolicy(t *testing.T) {
 		switch r.URL.Path {
 		case "/away":
 			http.Redirect(w, r, "/secret", http.StatusFound)
+		case "/round":
+			http.Redirect(w, r, "/round", http.StatusFound)
+		case "/silent":
+			<-r.Context().Done()
+		case "/cookies":
+			w.Header().Add("Set-Cookie", "a=1")
+			w.Header().Add("Set-Cookie", "b=2")
+			w.WriteHeader(http.StatusTeapot)
 		case "/large":
 			_, _ = io.CopyN(w, zeros{}, fetchBody+1)
 		default:
 			body, _ := io.ReadAll(r.Body)
 			w.Header().Set("X-Method", r.Method+" "+r.Header.Get("X-Test"))
+			w.Header().Set("X-Type", r.Header.Get("Content-Type"))
 			_, _ = fmt.Fprintf(w, `{"got":%q}`, body)
 		}
 	}))
@@ -254,6 +263,45 @@ func TestFetchPolicy(t *testing.T) {
 			t.Errorf("%s gave %+v, want %q", path, res.Failure, want)
 		}
 	}
+	for code, want := range map[string]string{
+		`r = await fetch(at + "/away", {redirect: "manual"}); return [r.status, r.redirected, r.headers.get("location")]`:                                        `[302,false,"/secret"]`,
+		`r = await fetch(at + "/cookies"); return [r.status, r.statusText, r.headers.getSetCookie(), [...r.headers.keys()].length > 2]`:                          `[418,"I'm a teapot",["a=1","b=2"],true]`,
+		`r = await fetch(new URL("/x", at), {method: "POST", body: new URLSearchParams({a: "1 2"})}); return [await r.json(), r.headers.get("x-type")]`:          `[{"got":"a=1+2"},"application/x-www-form-urlencoded;charset=UTF-8"]`,
+		`r = await fetch(at, {method: "PUT", body: new Uint8Array([65, 66])}); return [(await r.bytes()).length, (await r.arrayBuffer()).byteLength]`:            `[12,12]`,
+		`r = await fetch(at, {method: "POST", body: "t", headers: new Headers([["x-test", "2"]])}); return [r.headers.get("x-method"), r.headers.get("x-type")]`: `["POST 2","text/plain;charset=UTF-8"]`,
+		`r = await fetch(at, {method: "POST", body: {a: 1}})`:                `the body must be a string, bytes or URLSearchParams; JSON.stringify makes one of an object`,
+		`r = await fetch(at, {body: "x"})`:                                   `a request with the method GET cannot have a body`,
+		`r = await fetch(at, {redirect: "maybe"})`:                           `redirect is "maybe"; it must be follow, manual or error`,
+		`r = await fetch(at + "/round")`:                                     `redirects more than 5 times`,
+		`r = await fetch(at + "/away", {redirect: "error"})`:                 `answers with a redirect, and redirect is error`,
+		`r = await fetch(at, {headers: {"x": "a\nb"}})`:                      `a header's value is one line`,
+		`r = await fetch("http://127.0.0.1:1/")`:                             `127.0.0.1:1 refuses connections`,
+		`r = await fetch("file:///etc/passwd")`:                              `it must be an http or https URL`,
+		`r = await fetch(at + "/silent", {signal: AbortSignal.timeout(20)})`: `The operation timed out`,
+		`r = await fetch(at, {signal: AbortSignal.abort()})`:                 `The operation was aborted`,
+		`const c = new AbortController(); setTimeout(() => c.abort(), 0); await new Promise(d => setTimeout(d, 5)); r = await fetch(at, {signal: c.signal})`: `The operation was aborted`,
+		`const c = new AbortController(); setTimeout(() => c.abort(), 0); r = await fetch(at, {signal: c.signal})`:                                           `The operation was aborted`,
+	} {
+		res := s.mustRun(t, Request{Code: fmt.Sprintf("const at = %q; let r; %s", upstream.URL, code), Limits: engine.Limits{TimeMS: 60_000}})
+		got := string(res.Result)
+		if res.Failure != nil {
+			got = res.Failure.Message
+		}
+		if got != want && !strings.HasSuffix(got, want) {
+			t.Errorf("%s\ngave %s (%v), want %s", code, got, res.End, want)
+		}
+	}
+	for _, lane := range []string{"in-process", "worker"} { // a server that does not answer takes no longer than the run may
+		code := fmt.Sprintf(`// %s
+			const r = await fetch(%q); return 1`, lane, upstream.URL+"/silent")
+		if lane == "in-process" {
+			s.trust(code)
+		}
+		res := s.mustRun(t, Request{Code: code, Limits: engine.Limits{TimeMS: 300}})
+		if res.Lane != lane || res.End.Cause != bulkhead.CauseTimeLimit || res.Usage.WallMS > float64(fetchTime.Milliseconds())/2 {
+			t.Errorf("a silent server: %s in %s after %.0f ms", res.End, res.Lane, res.Usage.WallMS)
+		}
+	}
 	if res := s.mustRun(t, Request{Code: `await fetch("file:///etc/passwd")`}); res.Failure == nil {
 		t.Errorf("a file was fetched: %s", res.Result)
 	}
@@ -281,6 +329,19 @@ func TestTypeScript(t *testing.T) {
 	}
 	if s.builds.Len() != 1 {
 		t.Errorf("%d builds are kept, want 1", s.builds.Len())
+	}
+	located := Request{
+		Language: "typescript", Input: json.RawMessage(`{"n":1}`),
+		Code: "interface In {\n  n: number\n}\n\nfunction main(i: In): number {\n  console.log(new Error('said'))\n  return (i as any).none.more\n}\n",
+	}
+	for _, lane := range []string{"worker", "in-process"} {
+		res := s.mustRun(t, located)
+		if res.Failure == nil || !strings.HasPrefix(res.Failure.Stack, "at main (script.ts:7:26)") || res.Lane != lane {
+			t.Errorf("%s, %s: %+v, want a place in the TypeScript", lane, res.Lane, res.Failure)
+		}
+		if len(res.Logs) != 1 || res.Logs[0].Message != "Error: said\n    at main (script.ts:6:15)" {
+			t.Errorf("%s: logs %+v", lane, res.Logs)
+		}
 	}
 	res := s.mustRun(t, Request{Language: "typescript", Code: `let x: number = ;`})
 	if res.Failure == nil || res.Failure.Name != "SyntaxError" || res.End.ExitCode != 1 {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/bulkheadhq/bulkhead"
 	"github.com/bulkheadhq/bulkhead/internal/script/engine"
@@ -38,6 +39,7 @@ type session struct {
 	log    func(engine.LogLine)
 
 	mu        sync.Mutex
+	until     time.Time // when the run's time is over
 	recording bool
 	records   []record
 	bytes     int
@@ -48,6 +50,13 @@ type session struct {
 }
 
 var _ engine.Host = (*session)(nil)
+
+// begin says that the run begins now, here or in a worker.
+func (h *session) begin(limit time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.until = time.Now().Add(limit)
+}
 
 // repeat makes the session ready for the run's second life, in a worker.
 func (h *session) repeat() {
@@ -103,7 +112,7 @@ func (h *session) Call(op string, payload []byte) ([]byte, error) {
 // do does an operation for good.
 func (h *session) do(op string, payload []byte) ([]byte, error) {
 	if op == "fetch" {
-		return h.s.fetch(h.ctx, h.tenant, payload)
+		return h.s.fetch(h.ctx, h.tenant, payload, h.until)
 	}
 	var req struct {
 		Key    string          `json:"key"`

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/dop251/goja"
@@ -33,6 +34,7 @@ type Program struct {
 	regexps   int
 	buffers   bool
 	asks      map[string]bool
+	wrapped   int // lines of a source that was made an async function, else 0
 }
 
 // Fingerprint returns the identity of a source text.
@@ -43,6 +45,9 @@ func Fingerprint(source string) string {
 
 // sourceName is what stack traces call the program.
 const sourceName = "script.js"
+
+// ownSource is what they call built-ins of ours that are written in JavaScript.
+const ownSource = "built-in"
 
 // SyntaxError is what is wrong with a source text.
 type SyntaxError struct{ Failure Failure }
@@ -69,9 +74,12 @@ func (e *Engine) Compile(source string, lane Lane) (p *Program, err error) {
 		p.Why = fmt.Sprintf("its source is longer than %d bytes", SmallSource)
 		return p, nil
 	}
-	tree, err := parse(source)
+	tree, wrapped, err := parse(source)
 	if err != nil {
 		return nil, err
+	}
+	if wrapped {
+		p.wrapped = 1 + strings.Count(source, "\n")
 	}
 	a := analyse(&e.universe, tree, lane)
 	if lane == LaneInProcess && a.why != "" {
@@ -120,22 +128,67 @@ func (e *Engine) Vet(source string) Verdict {
 	return Verdict{Why: p.Why}
 }
 
-// parse parses a program. Source maps are off: goja would open the files that a
-// comment in the text names.
-func parse(source string) (*ast.Program, error) {
-	tree, err := goja.Parse(sourceName, source, parser.WithDisableSourceMaps)
-	if err == nil {
-		return tree, nil
+// What makes a source the body of an async function, on the first line and behind
+// the last.
+const wrapHead, wrapTail = "(async () => {", "\n})()"
+
+// parse parses a program, and says whether it had to be wrapped for that. Source maps
+// are off: goja would open the files that a comment in the text names.
+func parse(source string) (tree *ast.Program, wrapped bool, err error) {
+	if tree, err = parser.ParseFile(nil, sourceName, source, 0, parser.WithDisableSourceMaps); err == nil {
+		return tree, false, nil
 	}
-	const head, tail = "(async () => {", "\n})()"
-	if tree, err2 := goja.Parse(sourceName, head+source+tail, parser.WithDisableSourceMaps); err2 == nil {
-		return tree, nil
+	tree, err2 := parser.ParseFile(nil, sourceName, wrapHead+source+wrapTail, 0, parser.WithDisableSourceMaps)
+	if err2 == nil {
+		return tree, true, nil
+	}
+	// What is wrong is where the one that came further stopped; the other stopped at
+	// a return or an await.
+	if plain, inside := firstError(err, 0), firstError(err2, len(wrapHead)); plain != nil && inside != nil && after(inside, plain) {
+		if at := inside.Position.Line; at <= 1+strings.Count(source, "\n") {
+			err = inside
+		}
 	}
 	wrong := syntaxError(err)
 	if module.MatchString(source) {
 		wrong.Failure.Message += "; a script has no modules, so that it cannot import or export"
 	}
-	return nil, wrong
+	return nil, false, wrong
+}
+
+// firstError returns the first of a parser's errors, its first line moved by a head.
+func firstError(err error, head int) *parser.Error {
+	list, ok := errors.AsType[parser.ErrorList](err)
+	if !ok || len(list) == 0 {
+		return nil
+	}
+	first := *list[0]
+	if first.Position.Line == 1 {
+		first.Position.Column -= head
+	}
+	return &first
+}
+
+// after reports whether a is further down than b.
+func after(a, b *parser.Error) bool {
+	if a.Position.Line != b.Position.Line {
+		return a.Position.Line > b.Position.Line
+	}
+	return a.Position.Column > b.Position.Column
+}
+
+// place returns where in the source a place of the program is; false where the source
+// has nothing.
+func (p *Program) place(line, column int) (int, int, bool) {
+	switch {
+	case p.wrapped == 0:
+		return line, column, true
+	case line > p.wrapped, line == 1 && column <= len(wrapHead):
+		return 0, 0, false
+	case line == 1:
+		return line, column - len(wrapHead), true
+	}
+	return line, column, true
 }
 
 // module matches what only a module can have.

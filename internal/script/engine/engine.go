@@ -21,6 +21,7 @@ type Engine struct {
 	byName   map[string][]native
 	charged  []native // those with a charge, for workers
 	clone    *goja.Program
+	web      *goja.Program
 	buffers  *goja.Program
 	written  map[reflect.Type]bool // what goja makes of functions that a program writes
 	sampling atomic.Int32
@@ -38,8 +39,11 @@ func New() (*Engine, error) {
 	if e.universe, err = readUniverse(); err != nil {
 		return nil, fmt.Errorf("list built-ins: %w", err)
 	}
-	if e.clone, err = goja.Compile("structuredClone", cloneSource, true); err != nil {
+	if e.clone, err = goja.Compile(ownSource, cloneSource, true); err != nil {
 		return nil, fmt.Errorf("compile structuredClone: %w", err)
+	}
+	if e.web, err = goja.Compile(ownSource, webSource, true); err != nil {
+		return nil, fmt.Errorf("compile the web's classes: %w", err)
 	}
 	if e.buffers, err = bufferPrelude(); err != nil {
 		return nil, fmt.Errorf("compile buffer prelude: %w", err)

@@ -152,6 +152,41 @@ func TestPrograms(t *testing.T) {
 		{"uuid", `/^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/.test(crypto.randomUUID())`, ``, `true`, false},
 		{"clone", `const a = {d: new Date(5), m: new Map([[1, {x: 1}]]), s: new Set([2])}; a.self = a;
 			const b = structuredClone(a); [b.self === b, b !== a, b.d.getTime(), b.m.get(1).x, b.s.has(2)]`, ``, `[true,true,5,1,true]`, false},
+		{"performance", `[performance.now() >= 0, performance.timeOrigin > 1e12]`, ``, `[true,true]`, true},
+		{"forgiving base64", `atob(" YW Jj\n") + atob("YWI=") + atob("YQ")`, ``, `"abcaba"`, true},
+		{
+			"abort", `const c = new AbortController(), seen = []; c.signal.addEventListener("abort", e => seen.push(e.type));
+			c.signal.onabort = () => seen.push("on"); c.abort(); c.abort();
+			[c.signal.aborted, c.signal.reason.name, c.signal.reason instanceof DOMException, c.signal.reason instanceof Error, seen]`, ``,
+			`[true,"AbortError",true,true,["on","abort"]]`, false,
+		},
+		{
+			"abort by time", `const s = AbortSignal.timeout(5); await new Promise(r => s.addEventListener("abort", r)); return [s.aborted, s.reason.name]`,
+			``, `[true,"TimeoutError"]`, false,
+		},
+		{
+			"abort by any", `const a = AbortSignal.any([AbortSignal.timeout(1e6), AbortSignal.abort("why")]); try { a.throwIfAborted() } catch (e) { [a.aborted, e] }`,
+			``, `[true,"why"]`, false,
+		},
+		{
+			"headers", `const h = new Headers({"X-A": " 1 "}); h.append("x-a", "2"); h.append("Set-Cookie", "a=1"); h.append("set-cookie", "b=2"); h.set("B", 3);
+			[...h, h.get("x-A"), h.has("b"), h.getSetCookie(), h.get("none"), new Headers(h).get("b")]`, ``,
+			`[["b","3"],["set-cookie","a=1"],["set-cookie","b=2"],["x-a","1, 2"],"1, 2",true,["a=1","b=2"],null,"3"]`, false,
+		},
+		{"wrong headers", `try { new Headers([["a b", "x"]]) } catch (e) { String(e) }`, ``, `"TypeError: a header cannot be called \"a b\""`, false},
+		{
+			"clone of a function", `try { structuredClone(() => 1) } catch (e) { [e.name, e.message, e instanceof DOMException] }`, ``,
+			`["DataCloneError","function cannot be cloned",true]`, false,
+		},
+		{"encode into", `const b = new Uint8Array(4); [new TextEncoder().encodeInto("aé😀", b), [...b]]`, ``, `[{"read":2,"written":3},[97,195,169,0]]`, false},
+		{
+			"parse of addresses", `[URL.canParse("http://a/b"), URL.canParse("x"), URL.canParse("x", "http://a"), URL.parse("../c?q=1#h", "http://a/b/d").href, URL.parse("x")]`,
+			``, `[true,false,true,"http://a/c?q=1#h",null]`, false,
+		},
+		{
+			"parameters", `const u = new URL("http://a/?x=1"); u.searchParams.append("y", "z&"); [String(u), u.searchParams.size, new URLSearchParams({x: "1 2"}).toString()]`,
+			``, `["http://a/?x=1&y=z%26",2,"x=1+2"]`, false,
+		},
 		{"typed arrays", `const f = new Float64Array([1, 2]); f[1] + new Uint8Array(4).length + (f.constructor === Float64Array ? 1 : 0)`, ``, `7`, false},
 	} {
 		t.Run(s.name, func(t *testing.T) {
@@ -185,6 +220,8 @@ func TestFailures(t *testing.T) {
 		{"cycle", `const a = {}; a.a = a; a`, "TypeError", "a value that contains itself cannot be written as JSON"},
 		{"deep", `let a = []; for (let i = 0; i < 2000; i++) a = [a]; a`, "TypeError", "a value nested more than 1000 deep cannot be written as JSON"},
 		{"endless repeat", `"x".repeat(1 / 0)`, "RangeError", "Invalid count value"},
+		{"cause", `try { JSON.parse(input) } catch (e) { throw new Error("bad input", {cause: new TypeError("inner", {cause: "text"})}) }`, "Error", "bad input"},
+		{"await and a mistake", "const a = await 1;\nlet b = ;", "SyntaxError", "script.js: Line 2:9 Unexpected token ;"},
 		{"in a timer", `setTimeout(() => { throw new Error("late") }, 1)`, "Error", "late"},
 	} {
 		t.Run(s.name, func(t *testing.T) {
@@ -203,6 +240,18 @@ func TestFailures(t *testing.T) {
 	out := e.runSource(t, `function f() { throw new TypeError("no") } f()`, LaneInProcess, Input{})
 	if want := "at f (script.js:1:22)\nat <anonymous> (script.js:1:45)"; out.Failure.Stack != want {
 		t.Errorf("stack %q, want %q", out.Failure.Stack, want)
+	}
+	for _, s := range []struct{ source, stack, cause string }{
+		{"const a = async () => {\n  throw new TypeError('no') }\nawait a()", "at a (script.js:2:9)\nat <anonymous> (script.js:3:8)", ""},
+		{"await null; throw new Error('a', {cause: new TypeError('b', {cause: 'c'})})", "at <anonymous> (script.js:1:19)", "TypeError: b; caused by c"},
+		{"async function main() {\n  await null; return undefined.x\n}", "at main (script.js:2:32)", ""},
+	} {
+		for _, lane := range []Lane{LaneInProcess, LaneWorker} {
+			out := e.runSource(t, s.source, lane, Input{})
+			if out.Failure == nil || out.Failure.Stack != s.stack || out.Failure.Cause != s.cause {
+				t.Errorf("%v: %s\nended with %+v, want the stack %q and the cause %q", lane, s.source, out.Failure, s.stack, s.cause)
+			}
+		}
 	}
 	out = e.runSource(t, `function f() { return f() } f()`, LaneInProcess, Input{})
 	if want := strings.Repeat("at f (script.js:1:24)\n", maxFrames) + "…"; out.Failure.Stack != want {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -9,24 +10,17 @@ import (
 
 	"github.com/dop251/goja"
 	"github.com/dop251/goja_nodejs/url"
-
-	"github.com/bulkheadhq/bulkhead"
 )
 
 // hostNames are the globals that are ours; hostSmall those of them that a small
 // program may use.
 var (
 	hostNames = words(`console kv fetch setTimeout setInterval clearTimeout clearInterval queueMicrotask
-		btoa atob URL URLSearchParams TextEncoder TextDecoder crypto structuredClone`)
+		btoa atob performance URL URLSearchParams TextEncoder TextDecoder crypto structuredClone
+		AbortController AbortSignal DOMException Headers`)
 	hostSmall = words(`console kv fetch setTimeout setInterval clearTimeout clearInterval queueMicrotask
-		btoa atob`)
+		btoa atob performance`)
 )
-
-// maxLine bounds one console line, in bytes; a longer one is cut.
-const maxLine = 16 << 10
-
-// lineOverhead is what a console line counts beside its text, in bytes.
-const lineOverhead = 16
 
 // maxAnswer bounds what one call of the host may send or receive, in bytes.
 const maxAnswer = 4 << 20
@@ -42,7 +36,7 @@ func (r *run) installHost() {
 	fn := func(name string, f func(goja.FunctionCall) goja.Value) {
 		define(name, func() goja.Value { return r.function(f, name, 1) })
 	}
-	define("console", r.console)
+	define("console", r.newConsole)
 	define("kv", r.keyValue)
 	if r.input.HasFetch {
 		fn("fetch", r.fetch)
@@ -54,6 +48,7 @@ func (r *run) installHost() {
 	fn("queueMicrotask", r.queueMicrotask)
 	fn("btoa", r.btoa)
 	fn("atob", r.atob)
+	define("performance", r.performance)
 	if r.lane == LaneWorker {
 		r.installRich(define)
 	}
@@ -73,90 +68,58 @@ func (r *run) installRich(define func(string, func() goja.Value)) {
 			return urls.Get(name)
 		}
 	}
-	define("URL", member("URL"))
+	define("URL", func() goja.Value {
+		c := member("URL")()
+		r.completeURL(c.ToObject(r.rt))
+		return c
+	})
 	define("URLSearchParams", member("URLSearchParams"))
 	define("TextEncoder", r.textEncoder)
 	define("TextDecoder", r.textDecoder)
 	define("crypto", r.crypto)
 	define("structuredClone", r.structuredClone)
+	for _, name := range []string{"AbortController", "AbortSignal", "DOMException", "Headers"} {
+		define(name, func() goja.Value { return r.webClass(name) })
+	}
 }
 
-// console makes the console: log, info, debug, warn and error.
-func (r *run) console() goja.Value {
-	o := r.rt.NewObject()
-	for _, m := range []struct{ name, level string }{
-		{"log", "info"}, {"info", "info"}, {"debug", "debug"}, {"warn", "warn"}, {"error", "error"},
-	} {
-		_ = o.Set(m.name, r.function(func(call goja.FunctionCall) goja.Value {
-			r.logLine(m.level, call.Arguments)
-			return goja.Undefined()
-		}, m.name, 0))
+// completeURL adds parse and canParse, which the module does not have.
+func (r *run) completeURL(c *goja.Object) {
+	static := func(name string, f func(u *goja.Object) goja.Value) {
+		_ = c.Set(name, r.function(func(call goja.FunctionCall) goja.Value {
+			r.enter()
+			var u *goja.Object
+			ex := r.rt.Try(func() {
+				var err error
+				if u, err = r.rt.New(c, call.Arguments...); err != nil {
+					panic(err)
+				}
+			})
+			if ex != nil {
+				u = nil
+			}
+			return f(u)
+		}, name, 1))
 	}
-	return o
-}
-
-// logLine writes one line, and ends the run where it writes too much.
-func (r *run) logLine(level string, args []goja.Value) {
-	r.enter()
-	w := writer{r: r, limit: maxLine}
-	for i, a := range args {
-		if i > 0 {
-			w.text(" ")
+	static("canParse", func(u *goja.Object) goja.Value { return r.rt.ToValue(u != nil) })
+	static("parse", func(u *goja.Object) goja.Value {
+		if u == nil {
+			return goja.Null()
 		}
-		r.inspect(&w, a)
-		if w.full {
-			w.limit += 8
-			w.full = false
-			w.text("…")
-			break
-		}
-	}
-	line := string(w.buf)
-	if logged := r.logged.Add(int64(len(line)) + lineOverhead); logged > r.limits.LogBytes {
-		r.fail(&stop{end: bulkhead.End{
-			Cause: bulkhead.CauseOutputLimit, At: time.Now(), ExitCode: 1,
-			Limit: r.limits.LogBytes, Peak: logged, Detail: "it wrote too much to the console",
-		}})
-	}
-	r.input.Host.Log(LogLine{Level: level, Message: line})
-}
-
-// inspect writes v for a person: strings as they are, errors with their
-// message, all else as JSON where that is possible.
-func (r *run) inspect(w *writer, v goja.Value) {
-	o, ok := v.(*goja.Object)
-	if !ok {
-		if s, ok := v.(goja.String); ok && s.Length() > maxLine {
-			text := s.String()
-			w.text(strings.ToValidUTF8(text[:min(len(text), maxLine-len(w.buf)-1)], ""))
-			w.full = true
-			return
-		}
-		if v == nil {
-			v = goja.Undefined()
-		}
-		w.text(v.String())
-		return
-	}
-	if o.ClassName() == "Error" {
-		f := r.describe(o)
-		w.text(f.Name + ": " + f.Message)
-		return
-	}
-	if _, callable := goja.AssertFunction(o); callable {
-		w.text("[Function]")
-		return
-	}
-	before := len(w.buf)
-	ex := r.rt.Try(func() {
-		if !w.value(o) {
-			w.text("undefined")
-		}
+		return u
 	})
-	if ex != nil {
-		w.buf, w.stack = w.buf[:before], nil
-		w.text("[" + o.ClassName() + "]")
-	}
+}
+
+// performance makes performance: now, on the program's clock, and timeOrigin.
+func (r *run) performance() goja.Value {
+	o := r.rt.NewObject()
+	origin := r.now().UnixMilli()
+	_ = o.Set("timeOrigin", origin)
+	_ = o.Set("now", r.function(func(goja.FunctionCall) goja.Value {
+		r.enter()
+		return r.rt.ToValue(r.now().UnixMilli() - origin)
+	}, "now", 0))
+	return o
 }
 
 // keyValue makes the tenant's store: get, set, delete and list.
@@ -248,95 +211,6 @@ func (r *run) parseJSON(text []byte) goja.Value {
 	return v
 }
 
-// fetchRequest and fetchAnswer are the payloads of the host's "fetch".
-type fetchRequest struct {
-	URL     string            `json:"url"`
-	Method  string            `json:"method"`
-	Headers map[string]string `json:"headers,omitempty"`
-	Body    string            `json:"body,omitempty"`
-}
-
-type fetchAnswer struct {
-	URL     string            `json:"url"`
-	Status  int               `json:"status"`
-	Headers map[string]string `json:"headers"`
-	Body    []byte            `json:"body"`
-}
-
-// fetch is the global fetch. It waits for the answer, so that requests go one
-// after the other, and returns a settled promise.
-func (r *run) fetch(call goja.FunctionCall) goja.Value {
-	r.enter()
-	promise, resolve, reject := r.rt.NewPromise()
-	var response goja.Value
-	ex := r.rt.Try(func() {
-		req := fetchRequest{URL: r.shortText(call.Argument(0)), Method: "GET"}
-		if o, ok := call.Argument(1).(*goja.Object); ok {
-			if m := o.Get("method"); m != nil && !goja.IsUndefined(m) {
-				req.Method = strings.ToUpper(r.shortText(m))
-			}
-			if b := o.Get("body"); b != nil && !goja.IsUndefined(b) && !goja.IsNull(b) {
-				if n := size(b); n < 0 || n > maxAnswer {
-					panic(r.rt.NewTypeError("the body must be a string of at most %d bytes", maxAnswer))
-				}
-				req.Body = b.String()
-			}
-			if h, ok := o.Get("headers").(*goja.Object); ok {
-				req.Headers = map[string]string{}
-				for _, k := range h.Keys() {
-					if len(req.Headers) >= 64 {
-						panic(r.rt.NewTypeError("more than 64 headers"))
-					}
-					req.Headers[k] = r.shortText(h.Get(k))
-				}
-			}
-		}
-		var answer fetchAnswer
-		if err := json.Unmarshal(r.call("fetch", req), &answer); err != nil {
-			panic(r.rt.NewTypeError("fetch: %s", err.Error()))
-		}
-		response = r.response(&answer)
-	})
-	var err error
-	if ex != nil {
-		err = reject(ex.Value())
-	} else {
-		err = resolve(response)
-	}
-	if err != nil {
-		panic(err)
-	}
-	return r.rt.ToValue(promise)
-}
-
-// response makes the object that fetch resolves to.
-func (r *run) response(a *fetchAnswer) goja.Value {
-	o := r.rt.NewObject()
-	_ = o.Set("url", a.URL)
-	_ = o.Set("status", a.Status)
-	_ = o.Set("ok", a.Status >= 200 && a.Status < 300)
-	headers := r.rt.NewObject()
-	_ = headers.Set("get", r.function(func(call goja.FunctionCall) goja.Value {
-		if v, ok := a.Headers[strings.ToLower(r.shortText(call.Argument(0)))]; ok {
-			return r.rt.ToValue(v)
-		}
-		return goja.Null()
-	}, "get", 1))
-	_ = o.Set("headers", headers)
-	body := func(name string, value func() goja.Value) {
-		_ = o.Set(name, r.function(func(goja.FunctionCall) goja.Value {
-			r.enter()
-			return r.promise(value)
-		}, name, 0))
-	}
-	body("text", func() goja.Value { return r.rt.ToValue(string(a.Body)) })
-	body("json", func() goja.Value { return r.parseJSON(a.Body) })
-	if r.lane == LaneWorker {
-		body("arrayBuffer", func() goja.Value { return r.rt.ToValue(r.rt.NewArrayBuffer(a.Body)) })
-	}
-	return o
-}
-
 // promise returns a promise of what f returns or throws.
 func (r *run) promise(f func() goja.Value) goja.Value {
 	p, resolve, reject := r.rt.NewPromise()
@@ -398,8 +272,13 @@ func (r *run) btoa(call goja.FunctionCall) goja.Value {
 }
 
 func (r *run) atob(call goja.FunctionCall) goja.Value {
-	text := strings.TrimRight(string(r.latin(call.Argument(0))), "=")
-	b, err := base64.RawStdEncoding.DecodeString(text)
+	text := bytes.Map(func(c rune) rune {
+		if strings.ContainsRune(" \t\n\f\r", c) {
+			return -1
+		}
+		return c
+	}, r.latin(call.Argument(0)))
+	b, err := base64.RawStdEncoding.DecodeString(string(bytes.TrimRight(text, "=")))
 	if err != nil {
 		panic(r.rt.NewTypeError("the string is not base64"))
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/dop251/goja"
@@ -140,6 +141,24 @@ func (r *run) textEncoder() goja.Value {
 				text = v.String()
 			}
 			return r.uint8Array([]byte(strings.ToValidUTF8(text, "\uFFFD")))
+		},
+		"encodeInto": func(call goja.FunctionCall) goja.Value {
+			into := r.bytesOf(call.Argument(1))
+			r.charge("encoded text", 3*max(0, size(call.Argument(0))))
+			text := strings.ToValidUTF8(call.Argument(0).String(), "\uFFFD")
+			read, written := 0, 0
+			for _, c := range text {
+				n := utf8.RuneLen(c)
+				if written+n > len(into) {
+					break
+				}
+				written += utf8.EncodeRune(into[written:], c)
+				read += utf16.RuneLen(c)
+			}
+			o := r.rt.NewObject()
+			_ = o.Set("read", read)
+			_ = o.Set("written", written)
+			return o
 		},
 	})
 }
@@ -284,7 +303,11 @@ func (r *run) structuredClone() goja.Value {
 		panic(r.rt.NewTypeError("structuredClone is broken"))
 	}
 	fail := r.rt.ToValue(func(call goja.FunctionCall) goja.Value {
-		panic(r.rt.NewTypeError("DataCloneError: %s cannot be cloned", call.Argument(0).String()))
+		e, err := r.rt.New(r.webClass("DOMException"), r.rt.ToValue(call.Argument(0).String()+" cannot be cloned"), r.rt.ToValue("DataCloneError"))
+		if err != nil {
+			panic(err)
+		}
+		panic(e)
 	})
 	f, err := factory(goja.Undefined(), fail)
 	if err != nil {

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,17 +24,20 @@ import (
 // run is one run of a program.
 type run struct {
 	budget
-	engine    *Engine
-	program   *Program
-	input     Input
-	ctx       context.Context //nolint:containedctx // it is the run's own, and the sampler watches it
-	replay    replay
-	holders   [holderCount]*goja.Object
-	sourceOf  goja.Callable   // Function.prototype.toString, once it was needed
-	installed map[string]bool // names that the program computed
-	timers    timers
-	thread    int           // the kernel's number of the thread that it runs on
-	cpuBefore time.Duration // of that thread, before the run
+	engine     *Engine
+	program    *Program
+	input      Input
+	ctx        context.Context //nolint:containedctx // it is the run's own, and the sampler watches it
+	replay     replay
+	holders    [holderCount]*goja.Object
+	sourceOf   goja.Callable   // Function.prototype.toString, once it was needed
+	installed  map[string]bool // names that the program computed
+	timers     timers
+	con        console
+	rejected   []*goja.Promise // and nobody handles them
+	webClasses *goja.Object    // see web
+	thread     int             // the kernel's number of the thread that it runs on
+	cpuBefore  time.Duration   // of that thread, before the run
 
 	// What the sampler keeps of it.
 	stopping bool          // it has seen that the run was stopped,
@@ -200,10 +206,12 @@ func (r *run) failed(err error) Outcome {
 		f = rejected.failure
 	case errors.As(err, &overflow):
 		f.Name, f.Message = "RangeError", "Maximum call stack size exceeded"
-		f.Stack = stackText(overflow.Stack())
+		f.Stack = r.stackText(overflow.Stack())
 	case errors.As(err, &ex):
 		f = r.describe(ex.Value())
-		f.Stack = stackText(ex.Stack())
+		if thrown := r.stackText(ex.Stack()); f.Stack == "" {
+			f.Stack = thrown
+		}
 	}
 	return Outcome{Failure: f, End: bulkhead.End{
 		Cause: bulkhead.CauseExited, ExitCode: 1, Detail: clip(f.Name+": "+f.Message, 256),
@@ -229,26 +237,87 @@ func (r *run) describe(v goja.Value) *Failure {
 	}
 	read(func() goja.Value { return o.Get("name") }, &f.Name)
 	read(func() goja.Value { return o.Get("message") }, &f.Message)
+	read(func() goja.Value { return o.Get("stack") }, &f.Stack)
+	f.Stack = r.ownStack(f.Stack)
+	cause := goja.Value(o)
+	for range maxCauses {
+		next, ok := cause.(*goja.Object)
+		if ok {
+			ok = r.rt.Try(func() { cause = next.Get("cause") }) == nil
+		}
+		if !ok || cause == nil || goja.IsUndefined(cause) {
+			break
+		}
+		var name, message string
+		if c, ok := cause.(*goja.Object); ok {
+			read(func() goja.Value { return c.Get("name") }, &name)
+			read(func() goja.Value { return c.Get("message") }, &message)
+		} else {
+			read(func() goja.Value { return cause }, &message)
+		}
+		if name != "" {
+			message = name + ": " + message
+		}
+		if f.Cause != "" {
+			f.Cause += "; caused by "
+		}
+		f.Cause = clip(f.Cause+message, maxMessage)
+	}
 	return f
+}
+
+// maxCauses is how many causes behind an error are told.
+const maxCauses = 4
+
+// frame matches a call in the stack of goja's errors: "\tat f (script.js:1:2(3))",
+// and without a name for the outermost.
+var frame = regexp.MustCompile(`(?m)^\s+at (?:(.*) \()?script\.js:(\d+):(\d+)(?:\(\d+\))?\)?$`)
+
+// ownStack returns what an error says of its own stack, in the form of stackText.
+func (r *run) ownStack(stack string) string {
+	var b strings.Builder
+	shown := 0
+	for _, m := range frame.FindAllStringSubmatch(stack, -1) {
+		line, _ := strconv.Atoi(m[2])
+		column, _ := strconv.Atoi(m[3])
+		line, column, ok := r.program.place(line, column)
+		if !ok {
+			continue
+		}
+		if shown++; shown > maxFrames {
+			b.WriteString("…\n")
+			break
+		}
+		name := m[1]
+		if name == "" {
+			name = "<anonymous>"
+		}
+		fmt.Fprintf(&b, "at %s (%s:%d:%d)\n", clip(name, 64), sourceName, line, column)
+	}
+	return strings.TrimSuffix(b.String(), "\n")
 }
 
 // maxFrames is how many calls a stack shows.
 const maxFrames = 16
 
 // stackText writes the innermost calls, one a line.
-func stackText(frames []goja.StackFrame) string {
+func (r *run) stackText(frames []goja.StackFrame) string {
 	var b strings.Builder
 	shown := 0
 	for _, f := range frames {
 		pos := f.Position()
-		if pos.Line == 0 {
+		line, column, ok := pos.Line, pos.Column, true
+		if f.SrcName() == sourceName { // and not a text for eval
+			line, column, ok = r.program.place(line, column)
+		}
+		if pos.Line == 0 || !ok || f.SrcName() == ownSource {
 			continue // a built-in
 		}
 		if shown++; shown > maxFrames {
 			b.WriteString("…\n")
 			break
 		}
-		fmt.Fprintf(&b, "at %s (%s:%d:%d)\n", clip(f.FuncName(), 64), f.SrcName(), pos.Line, pos.Column)
+		fmt.Fprintf(&b, "at %s (%s:%d:%d)\n", clip(f.FuncName(), 64), f.SrcName(), line, column)
 	}
 	return clip(strings.TrimSuffix(b.String(), "\n"), maxMessage)
 }
@@ -258,6 +327,7 @@ func (r *run) evaluate() (goja.Value, error) {
 	if err := r.prepare(); err != nil {
 		return nil, err
 	}
+	r.rt.SetPromiseRejectionTracker(r.track)
 	v, err := r.rt.RunProgram(r.program.code)
 	if err != nil {
 		return nil, err
@@ -267,7 +337,25 @@ func (r *run) evaluate() (goja.Value, error) {
 			return nil, err
 		}
 	}
-	return r.settle(v)
+	if v, err = r.settle(v); err != nil {
+		return nil, err
+	}
+	for _, p := range r.rejected {
+		r.logLine("error", []goja.Value{r.rt.ToValue("Uncaught (in promise)"), p.Result()}, "")
+	}
+	return v, nil
+}
+
+// maxRejected is how many rejections that nobody handled are told.
+const maxRejected = 8
+
+// track keeps the promises that were rejected and that nobody handles.
+func (r *run) track(p *goja.Promise, op goja.PromiseRejectionOperation) {
+	if op == goja.PromiseRejectionHandle {
+		r.rejected = slices.DeleteFunc(r.rejected, func(q *goja.Promise) bool { return p == q })
+	} else if len(r.rejected) < maxRejected {
+		r.rejected = append(r.rejected, p)
+	}
 }
 
 // prepare sets the realm up: limits, sources of chance and time, built-ins,

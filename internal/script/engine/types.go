@@ -112,6 +112,8 @@ type Failure struct {
 	Message string `json:"message"`
 	// Stack is where, one call a line, the innermost 16, at most 4 KiB.
 	Stack string `json:"stack,omitempty"`
+	// Cause is what the error names as its cause, if it does.
+	Cause string `json:"cause,omitempty"`
 }
 
 // Usage is what a run used.

@@ -60,6 +60,7 @@ type answer struct {
 // built is the JavaScript of a TypeScript source, or what is wrong with it.
 type built struct {
 	Code    string          `json:"code,omitempty"`
+	Map     string          `json:"map,omitempty"` // the source map
 	Failure *engine.Failure `json:"failure,omitempty"`
 }
 

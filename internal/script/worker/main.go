@@ -246,6 +246,7 @@ func (h remote) Call(op string, payload []byte) ([]byte, error) {
 func build(source string) built {
 	result := api.Transform(source, api.TransformOptions{
 		Loader: api.LoaderTS, Sourcefile: "script.ts", LogLevel: api.LogLevelSilent, Target: api.ESNext,
+		Sourcemap: api.SourceMapExternal, SourcesContent: api.SourcesContentExclude,
 		// What goja does not have, in esbuild's names.
 		Supported: map[string]bool{
 			"async-generator": false, "for-await": false, "regexp-lookbehind-assertions": true,
@@ -260,5 +261,5 @@ func build(source string) built {
 		}
 		return built{Failure: f}
 	}
-	return built{Code: string(result.Code)}
+	return built{Code: string(result.Code), Map: string(result.Map)}
 }

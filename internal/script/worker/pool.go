@@ -450,6 +450,8 @@ type Task struct {
 	Input engine.Input
 	// Class says who goes first.
 	Class Class
+	// Began, when set, is called when the run begins, after it has waited.
+	Began func()
 }
 
 // Do runs a task in a worker. It blocks until the run has ended or ctx has; a
@@ -463,6 +465,9 @@ func (p *Pool) Do(ctx context.Context, t Task) (engine.Outcome, error) {
 	}
 	if t.Input.Journal == nil {
 		t.Input.Journal = engine.NewJournal()
+	}
+	if t.Began != nil {
+		t.Began()
 	}
 	out, err := w.run(ctx, &runRequest{
 		Source: t.Source, Input: t.Input.JSON, Limits: t.Input.Limits,
@@ -507,10 +512,10 @@ func (p *Pool) Vet(ctx context.Context, source string) (engine.Verdict, error) {
 
 // Build turns TypeScript into JavaScript in a worker, since the parser's stack
 // and memory grow with the source. A *engine.SyntaxError says what is wrong.
-func (p *Pool) Build(ctx context.Context, source string) (string, error) {
+func (p *Pool) Build(ctx context.Context, source string) (code, sourceMap string, err error) {
 	w, err := p.acquire(ctx, ClassUnknown)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	var b built
 	if err = w.group.setLimit(w.base + buildMemory); err == nil {
@@ -521,12 +526,12 @@ func (p *Pool) Build(ctx context.Context, source string) (string, error) {
 	p.release(w, err)
 	switch {
 	case err != nil:
-		return "", &bulkhead.Error{
+		return "", "", &bulkhead.Error{
 			Code: bulkhead.CodeInvalid, Op: "build TypeScript",
 			Msg: "the source is too large or too deeply nested to build", Err: err,
 		}
 	case b.Failure != nil:
-		return "", &engine.SyntaxError{Failure: *b.Failure}
+		return "", "", &engine.SyntaxError{Failure: *b.Failure}
 	}
-	return b.Code, nil
+	return b.Code, b.Map, nil
 }

@@ -175,7 +175,7 @@ func TestCallerGoesAway(t *testing.T) {
 
 func TestBuild(t *testing.T) {
 	p := newPool(t, Config{})
-	code, err := p.Build(t.Context(), `enum E { A = 3 } function f(x: number): E { return x as E } f(E.A)`)
+	code, _, err := p.Build(t.Context(), `enum E { A = 3 } function f(x: number): E { return x as E } f(E.A)`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,10 +183,10 @@ func TestBuild(t *testing.T) {
 		t.Errorf("result %s of %s", out.Result, code)
 	}
 	var s *engine.SyntaxError
-	if _, err := p.Build(t.Context(), `let x: = 3`); !errors.As(err, &s) || !strings.Contains(s.Error(), "script.ts:1:8") {
+	if _, _, err := p.Build(t.Context(), `let x: = 3`); !errors.As(err, &s) || !strings.Contains(s.Error(), "script.ts:1:8") {
 		t.Errorf("error %v, want a syntax error with its place", err)
 	}
-	if _, err := p.Build(t.Context(), strings.Repeat("(", 4<<20)); bulkhead.CodeOf(err) != bulkhead.CodeInvalid {
+	if _, _, err := p.Build(t.Context(), strings.Repeat("(", 4<<20)); bulkhead.CodeOf(err) != bulkhead.CodeInvalid {
 		t.Errorf("error %v for a source that only has parentheses", err)
 	}
 	if out := do(t, p, `2`, nil); string(out.Result) != "2" {
