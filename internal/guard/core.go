@@ -401,6 +401,10 @@ func (c *Core) fits(claim *Claim) bool {
 			return false
 		}
 	}
+	if c.level == LevelHigh && c.slight(claim) {
+		// Half of the scripts go on, those that need next to nothing.
+		budget = int64((c.cfg.CriticalPercent + c.offset) * float64(c.reading.Limit))
+	}
 	return c.reading.Limit <= 0 || c.reading.Used+c.pending+claim.Cost <= budget
 }
 

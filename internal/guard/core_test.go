@@ -167,6 +167,31 @@ func TestSeedScenarios(t *testing.T) {
 	}
 }
 
+// TestHighRunsHalf fills 83 %: half of the scripts go on, those that need next to
+// nothing; what needs more waits for the level to be left.
+func TestHighRunsHalf(t *testing.T) {
+	c := newCore(t, Config{})
+	if ch := c.Observe(epoch, at(0.83)); ch.Level != LevelHigh || ch.Concurrency != 5 {
+		t.Fatalf("level %v, concurrency %d", ch.Level, ch.Concurrency)
+	}
+	if tk, err := c.Offer(epoch, Claim{Cost: 64 * mib}); err != nil || tk.ready == nil {
+		t.Errorf("64 MiB do not wait: %v", err)
+	}
+	running := 0
+	for range 10 {
+		tk, err := c.Offer(epoch, Claim{Cost: mib})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tk.ready == nil {
+			running++
+		}
+	}
+	if running != 5 {
+		t.Errorf("%d small ones run, want 5", running)
+	}
+}
+
 func TestNeverFitsIsRefused(t *testing.T) {
 	c := newCore(t, Config{Tiers: map[string]TierBudget{"free": {MemoryShare: 0.25}}})
 	c.Observe(epoch, at(0.1))

@@ -8,24 +8,27 @@ import (
 	"sync"
 
 	"github.com/go-sourcemap/sourcemap"
+
+	"github.com/bulkheadhq/bulkhead/internal/script/worker"
 )
 
 // build is TypeScript as JavaScript, and the way back.
 type build struct {
 	code string
+	head int // columns of the first line that are not the source's
 	// places is the map of places; nil if there is none that can be read.
 	places func() *sourcemap.Consumer
 }
 
 // newBuild keeps a build. Its map is read when a place is asked for first.
-func newBuild(code, sourceMap string) *build {
-	return &build{code: code, places: sync.OnceValue(func() (c *sourcemap.Consumer) {
+func newBuild(made worker.Built) *build {
+	return &build{code: made.Code, head: made.Head, places: sync.OnceValue(func() (c *sourcemap.Consumer) {
 		defer func() {
 			if recover() != nil { // it came from a worker
 				c = nil
 			}
 		}()
-		if c, err := sourcemap.Parse("", []byte(sourceMap)); err == nil {
+		if c, err := sourcemap.Parse("", []byte(made.Map)); err == nil {
 			return c
 		}
 		return nil
@@ -48,6 +51,9 @@ func (b *build) positions(text string) string {
 		_, _, line, column, ok := b.places().Source(line, column-1) // of a line, maps count from 0
 		if !ok {
 			return at
+		}
+		if line == 1 {
+			column = max(0, column-b.head)
 		}
 		return fmt.Sprintf("script.ts:%d:%d", line, column+1)
 	})

@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -141,9 +143,28 @@ func decode(w http.ResponseWriter, r *http.Request, v any) error {
 	return jsonbody.Decode(r, v, false, true) //nolint:wrapcheck // it says what is wrong
 }
 
+// decodeRun reads the body of a run. A limit that is named must not be 0.
+func decodeRun(w http.ResponseWriter, r *http.Request) (Request, error) {
+	var body struct {
+		Request
+		Limits json.RawMessage `json:"limits"`
+	}
+	if err := decode(w, r, &body); err != nil || len(body.Limits) == 0 {
+		return body.Request, err
+	}
+	var named map[string]json.RawMessage
+	if err := jsonbody.Part("limits", body.Limits, &body.Request.Limits); err != nil {
+		return body.Request, err //nolint:wrapcheck // it says what is wrong
+	}
+	if err := jsonbody.Part("limits", body.Limits, &named); err != nil {
+		return body.Request, err //nolint:wrapcheck // it says what is wrong
+	}
+	return body.Request, body.Request.Limits.ValidateNamed(slices.Collect(maps.Keys(named))) //nolint:wrapcheck // it says what is wrong
+}
+
 func (s *Service) serveRun(w http.ResponseWriter, r *http.Request, t Tenant) error {
-	var req Request
-	if err := decode(w, r, &req); err != nil {
+	req, err := decodeRun(w, r)
+	if err != nil {
 		return err
 	}
 	if r.URL.Query().Get("stream") != "1" && r.Header.Get("Accept") != "application/x-ndjson" {

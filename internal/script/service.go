@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
@@ -267,11 +268,11 @@ func (s *Service) source(ctx context.Context, tenant Tenant, req *Request, res *
 	key := engine.Fingerprint(code)
 	b, ok := s.builds.Get(key)
 	if !ok {
-		js, sourceMap, err := s.cfg.Pool.Build(ctx, code)
+		made, err := s.cfg.Pool.Build(ctx, code)
 		if err != nil {
 			return "", nil, err
 		}
-		b = newBuild(js, sourceMap)
+		b = newBuild(made)
 		s.builds.Add(key, b)
 	}
 	return b.code, b, nil
@@ -312,9 +313,9 @@ func (s *Service) compile(ctx context.Context, source, fingerprint string) (comp
 
 // syntaxResult is the result of a source that is no program.
 func syntaxResult(res Result, f *engine.Failure) Result {
-	res.Lane = engine.LaneInProcess.String()
+	res.Lane = engine.LaneWorker.String() // where it was read
 	res.Failure = f
-	res.End = bulkhead.End{Cause: bulkhead.CauseExited, ExitCode: 1, Detail: f.Name + ": " + f.Message}
+	res.End = bulkhead.End{Cause: bulkhead.CauseExited, At: time.Now(), ExitCode: 1, Detail: f.Name + ": " + f.Message}
 	return res
 }
 

@@ -128,9 +128,13 @@ func (e *Engine) Vet(source string) Verdict {
 	return Verdict{Why: p.Why}
 }
 
-// What makes a source the body of an async function, on the first line and behind
-// the last.
-const wrapHead, wrapTail = "(async () => {", "\n})()"
+// What makes a source the body of an async function.
+const (
+	// WrapHead stands before its first line.
+	WrapHead = "(async () => {"
+	// WrapTail stands behind its last.
+	WrapTail = "\n})()"
+)
 
 // parse parses a program, and says whether it had to be wrapped for that. Source maps
 // are off: goja would open the files that a comment in the text names.
@@ -138,13 +142,13 @@ func parse(source string) (tree *ast.Program, wrapped bool, err error) {
 	if tree, err = parser.ParseFile(nil, sourceName, source, 0, parser.WithDisableSourceMaps); err == nil {
 		return tree, false, nil
 	}
-	tree, err2 := parser.ParseFile(nil, sourceName, wrapHead+source+wrapTail, 0, parser.WithDisableSourceMaps)
+	tree, err2 := parser.ParseFile(nil, sourceName, WrapHead+source+WrapTail, 0, parser.WithDisableSourceMaps)
 	if err2 == nil {
 		return tree, true, nil
 	}
 	// What is wrong is where the one that came further stopped; the other stopped at
 	// a return or an await.
-	if plain, inside := firstError(err, 0), firstError(err2, len(wrapHead)); plain != nil && inside != nil && after(inside, plain) {
+	if plain, inside := firstError(err, 0), firstError(err2, len(WrapHead)); plain != nil && inside != nil && after(inside, plain) {
 		if at := inside.Position.Line; at <= 1+strings.Count(source, "\n") {
 			err = inside
 		}
@@ -183,10 +187,10 @@ func (p *Program) place(line, column int) (int, int, bool) {
 	switch {
 	case p.wrapped == 0:
 		return line, column, true
-	case line > p.wrapped, line == 1 && column <= len(wrapHead):
+	case line > p.wrapped, line == 1 && column <= len(WrapHead):
 		return 0, 0, false
 	case line == 1:
-		return line, column - len(wrapHead), true
+		return line, column - len(WrapHead), true
 	}
 	return line, column, true
 }

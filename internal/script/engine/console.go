@@ -145,7 +145,7 @@ func (r *run) logText(level, line string) {
 	if logged := r.logged.Add(int64(len(line)) + lineOverhead); logged > r.limits.LogBytes {
 		r.fail(&stop{end: bulkhead.End{
 			Cause: bulkhead.CauseOutputLimit, At: time.Now(), ExitCode: 1,
-			Limit: r.limits.LogBytes, Peak: logged, Detail: "it wrote too much to the console",
+			Limit: r.limits.LogBytes, Peak: logged, Detail: fmt.Sprintf("it wrote more than %d bytes to the console", r.limits.LogBytes),
 		}})
 	}
 	if r.lane == LaneInProcess {

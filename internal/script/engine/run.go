@@ -213,9 +213,13 @@ func (r *run) failed(err error) Outcome {
 			f.Stack = thrown
 		}
 	}
-	return Outcome{Failure: f, End: bulkhead.End{
+	out := Outcome{Failure: f, End: bulkhead.End{
 		Cause: bulkhead.CauseExited, ExitCode: 1, Detail: clip(f.Name+": "+f.Message, 256),
 	}}
+	if overflow != nil {
+		out.End.Detail += fmt.Sprintf(" (limits.depth is %d)", r.limits.Depth)
+	}
+	return out
 }
 
 // describe reads name and message of a thrown value. The program's own code may

@@ -3,6 +3,8 @@ package engine
 import (
 	"encoding/json"
 	"errors"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/bulkheadhq/bulkhead"
@@ -65,7 +67,11 @@ func (l Limits) Or(d Limits) Limits {
 
 // Validate checks every field that is not zero. The error is a *bulkhead.Error
 // with [bulkhead.CodeInvalid] that names the field, the value and the range.
-func (l Limits) Validate() error {
+func (l Limits) Validate() error { return l.ValidateNamed(nil) }
+
+// ValidateNamed is [Limits.Validate] for limits of which some are named, by their
+// names in JSON in any case: there 0 is a value as well, and out of range.
+func (l Limits) ValidateNamed(named []string) error {
 	for _, f := range []struct {
 		name       string
 		value      int64
@@ -78,7 +84,8 @@ func (l Limits) Validate() error {
 		{"logBytes", l.LogBytes, 1, 16 << 20, "bytes"},
 		{"depth", l.Depth, 16, 10_000, "calls"},
 	} {
-		if f.value != 0 && (f.value < f.least || f.value > f.max) {
+		given := f.value != 0 || slices.ContainsFunc(named, func(n string) bool { return strings.EqualFold(n, f.name) })
+		if given && (f.value < f.least || f.value > f.max) {
 			return bulkhead.Errorf(bulkhead.CodeInvalid, "limits.%s is %d; it must be between %d and %d %s",
 				f.name, f.value, f.least, f.max, f.unit)
 		}

@@ -66,6 +66,8 @@ type RunCmd struct {
 	MemoryMB  int64  `name:"memory-mb" help:"Memory limit in MiB." placeholder:"N"`
 	TimeMS    int64  `name:"time-ms" help:"Time limit in milliseconds." placeholder:"N"`
 	ResultMax int64  `name:"result-bytes" help:"Limit of the result in bytes." placeholder:"N"`
+	LogMax    int64  `name:"log-bytes" help:"Limit of the console in bytes." placeholder:"N"`
+	Depth     int64  `help:"Limit of nested calls." placeholder:"N"`
 	Priority  string `help:"low, normal or high." enum:"low,normal,high" default:"normal"`
 }
 
@@ -108,7 +110,7 @@ func (c *RunCmd) Run(ctx context.Context, o Opener) error {
 func (c *RunCmd) request(stdin io.Reader) (*script.Request, error) {
 	req := &script.Request{
 		Code: c.Code, Script: c.Script, Version: c.Version, Priority: c.Priority,
-		Limits: engine.Limits{MemoryMB: c.MemoryMB, TimeMS: c.TimeMS, ResultBytes: c.ResultMax},
+		Limits: engine.Limits{MemoryMB: c.MemoryMB, TimeMS: c.TimeMS, ResultBytes: c.ResultMax, LogBytes: c.LogMax, Depth: c.Depth},
 	}
 	given := 0
 	for _, s := range []string{c.File, c.Script, c.Code} {

@@ -59,9 +59,18 @@ type answer struct {
 
 // built is the JavaScript of a TypeScript source, or what is wrong with it.
 type built struct {
-	Code    string          `json:"code,omitempty"`
-	Map     string          `json:"map,omitempty"` // the source map
+	Built
 	Failure *engine.Failure `json:"failure,omitempty"`
+}
+
+// Built is TypeScript as JavaScript.
+type Built struct {
+	// Code is the JavaScript.
+	Code string `json:"code,omitempty"`
+	// Map is its source map, as JSON.
+	Map string `json:"map,omitempty"`
+	// Head is how many bytes were put before the first line of the source.
+	Head int `json:"head,omitempty"`
 }
 
 // writeFrame writes one frame: length, kind, payload.

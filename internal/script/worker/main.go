@@ -11,7 +11,9 @@ import (
 	"runtime"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/evanw/esbuild/pkg/api"
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -199,7 +201,7 @@ func (p *process) evaluate(ctx context.Context, req *runRequest) engine.Outcome 
 		var err error
 		program, err = p.engine.Compile(req.Source, engine.LaneWorker)
 		if err != nil {
-			out := engine.Outcome{End: bulkhead.End{Cause: bulkhead.CauseExited, ExitCode: 1, Detail: err.Error()}}
+			out := engine.Outcome{End: bulkhead.End{Cause: bulkhead.CauseExited, At: time.Now(), ExitCode: 1, Detail: err.Error()}}
 			if s, ok := errors.AsType[*engine.SyntaxError](err); ok {
 				out.Failure = &s.Failure
 			}
@@ -242,8 +244,25 @@ func (h remote) Call(op string, payload []byte) ([]byte, error) {
 	return a.Data, nil
 }
 
-// build turns TypeScript into JavaScript that goja runs.
+// build turns TypeScript into JavaScript that goja runs. A text that uses return
+// outside of functions is built as the body of an async function, as
+// [engine.Engine.Compile] does with JavaScript.
 func build(source string) built {
+	b := transform(source)
+	if b.Failure == nil {
+		return b
+	}
+	inside := transform(engine.WrapHead + source + engine.WrapTail)
+	if inside.Failure == nil {
+		inside.Head = len(engine.WrapHead)
+	} else if !strings.Contains(b.Failure.Message, "Top-level return") {
+		return b
+	}
+	return inside
+}
+
+// transform builds a text as it is.
+func transform(source string) built {
 	result := api.Transform(source, api.TransformOptions{
 		Loader: api.LoaderTS, Sourcefile: "script.ts", LogLevel: api.LogLevelSilent, Target: api.ESNext,
 		Sourcemap: api.SourceMapExternal, SourcesContent: api.SourcesContentExclude,
@@ -257,9 +276,13 @@ func build(source string) built {
 		e := result.Errors[0]
 		f := &engine.Failure{Name: "SyntaxError", Message: e.Text}
 		if e.Location != nil {
-			f.Message = fmt.Sprintf("%s:%d:%d: %s", e.Location.File, e.Location.Line, e.Location.Column+1, e.Text)
+			column := e.Location.Column + 1
+			if head := len(engine.WrapHead); e.Location.Line == 1 && strings.HasPrefix(source, engine.WrapHead) && column > head {
+				column -= head
+			}
+			f.Message = fmt.Sprintf("%s:%d:%d: %s", e.Location.File, e.Location.Line, column, e.Text)
 		}
 		return built{Failure: f}
 	}
-	return built{Code: string(result.Code), Map: string(result.Map)}
+	return built{Built: Built{Code: string(result.Code), Map: string(result.Map)}}
 }

@@ -512,10 +512,10 @@ func (p *Pool) Vet(ctx context.Context, source string) (engine.Verdict, error) {
 
 // Build turns TypeScript into JavaScript in a worker, since the parser's stack
 // and memory grow with the source. A *engine.SyntaxError says what is wrong.
-func (p *Pool) Build(ctx context.Context, source string) (code, sourceMap string, err error) {
+func (p *Pool) Build(ctx context.Context, source string) (Built, error) {
 	w, err := p.acquire(ctx, ClassUnknown)
 	if err != nil {
-		return "", "", err
+		return Built{}, err
 	}
 	var b built
 	if err = w.group.setLimit(w.base + buildMemory); err == nil {
@@ -526,12 +526,12 @@ func (p *Pool) Build(ctx context.Context, source string) (code, sourceMap string
 	p.release(w, err)
 	switch {
 	case err != nil:
-		return "", "", &bulkhead.Error{
+		return Built{}, &bulkhead.Error{
 			Code: bulkhead.CodeInvalid, Op: "build TypeScript",
 			Msg: "the source is too large or too deeply nested to build", Err: err,
 		}
 	case b.Failure != nil:
-		return "", "", &engine.SyntaxError{Failure: *b.Failure}
+		return Built{}, &engine.SyntaxError{Failure: *b.Failure}
 	}
-	return b.Code, b.Map, nil
+	return b.Built, nil
 }

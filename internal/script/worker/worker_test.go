@@ -175,18 +175,27 @@ func TestCallerGoesAway(t *testing.T) {
 
 func TestBuild(t *testing.T) {
 	p := newPool(t, Config{})
-	code, _, err := p.Build(t.Context(), `enum E { A = 3 } function f(x: number): E { return x as E } f(E.A)`)
+	b, err := p.Build(t.Context(), `enum E { A = 3 } function f(x: number): E { return x as E } f(E.A)`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out := do(t, p, code, nil); string(out.Result) != "3" {
-		t.Errorf("result %s of %s", out.Result, code)
+	if out := do(t, p, b.Code, nil); string(out.Result) != "3" {
+		t.Errorf("result %s of %s", out.Result, b.Code)
+	}
+	if b, err = p.Build(t.Context(), "const n: number = await 3\nreturn n"); err != nil || b.Head == 0 {
+		t.Fatalf("a source that returns: %+v, %v", b, err)
+	}
+	if out := do(t, p, b.Code, nil); string(out.Result) != "3" {
+		t.Errorf("result %s of %s", out.Result, b.Code)
 	}
 	var s *engine.SyntaxError
-	if _, _, err := p.Build(t.Context(), `let x: = 3`); !errors.As(err, &s) || !strings.Contains(s.Error(), "script.ts:1:8") {
+	if _, err := p.Build(t.Context(), `let x: = 3`); !errors.As(err, &s) || !strings.Contains(s.Error(), "script.ts:1:8") {
 		t.Errorf("error %v, want a syntax error with its place", err)
 	}
-	if _, _, err := p.Build(t.Context(), strings.Repeat("(", 4<<20)); bulkhead.CodeOf(err) != bulkhead.CodeInvalid {
+	if _, err := p.Build(t.Context(), "return 1; let x: = 3"); !errors.As(err, &s) || !strings.Contains(s.Error(), "script.ts:1:18") {
+		t.Errorf("error %v, want that behind the return", err)
+	}
+	if _, err := p.Build(t.Context(), strings.Repeat("(", 4<<20)); bulkhead.CodeOf(err) != bulkhead.CodeInvalid {
 		t.Errorf("error %v for a source that only has parentheses", err)
 	}
 	if out := do(t, p, `2`, nil); string(out.Result) != "2" {

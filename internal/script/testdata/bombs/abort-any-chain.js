@@ -1,0 +1,4 @@
+// signals that follow signals
+// end: memory_limit
+// memory: 16
+let s = new AbortController().signal; for (;;) s = AbortSignal.any([s, s])
