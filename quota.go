@@ -1,8 +1,8 @@
 package bulkhead
 
 import (
-	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -92,33 +92,70 @@ func (l Limits) Validate() error { return l.ValidateNamed(nil) }
 // ValidateNamed is [Limits.Validate] for limits of which some are named, by their
 // names in JSON in any case: there 0 is a value as well, and out of range.
 func (l Limits) ValidateNamed(named []string) error {
-	given := func(name string, zero bool) bool {
-		return !zero || slices.ContainsFunc(named, func(n string) bool { return strings.EqualFold(n, name) })
-	}
-	if given("cpu", l.CPU == 0) && !(l.CPU >= 0.05 && l.CPU <= 64) {
-		return Errorf(CodeInvalid, "cpu is %v; it must be between 0.05 and 64 cores", l.CPU)
-	}
-	for _, f := range []struct {
-		name       string
-		value      int64
-		least, max int64
-		unit       string
-	}{
-		{"memoryMB", l.MemoryMB, 64, 1 << 20, "MiB"},
-		{"diskMB", l.DiskMB, 16, 1 << 20, "MiB"},
-		{"pids", l.Pids, 16, 1 << 16, "tasks"},
-		{"outputMB", l.OutputMB, 1, 1 << 16, "MiB"},
-		{"openFiles", l.OpenFiles, 64, 1 << 20, "files"},
-		{"bandwidthKbps", l.BandwidthKbps, 64, 100_000_000, "kbit/s"},
-		{"packetsPerSecond", l.PacketsPerSecond, 100, 10_000_000, "packets/s"},
-		{"connections", l.Connections, 1, 1 << 20, "connections"},
-		{"outputMBPerSecond", l.OutputMBPerSecond, 1, 1024, "MiB/s"},
-		{"cpuSeconds", l.CPUSeconds, 1, 365 * 86400, "s"},
-	} {
-		if given(f.name, f.value == 0) && (f.value < f.least || f.value > f.max) {
-			return &Error{Code: CodeInvalid, Msg: fmt.Sprintf("%s is %d; it must be between %d and %d %s",
-				f.name, f.value, f.least, f.max, f.unit)}
+	for _, f := range limitFields {
+		v := f.of(&l)
+		named := slices.ContainsFunc(named, func(n string) bool { return strings.EqualFold(n, f.Field) })
+		if (v != 0 || named) && !(v >= f.Least && v <= f.Most) { // false for NaN, too
+			return Errorf(CodeInvalid, "%s is %s; it must be between %s and %s %s", f.Field, f.text(&l), plain(f.Least), plain(f.Most), f.Unit)
 		}
 	}
 	return nil
 }
+
+// LimitRange is what a field of [Limits] may be.
+type LimitRange struct {
+	// Field is its name in JSON.
+	Field string
+	// Least and Most are its bounds, in Unit.
+	Least, Most float64
+	Unit        string
+}
+
+// LimitRanges are those of all fields.
+func LimitRanges() []LimitRange {
+	out := make([]LimitRange, len(limitFields))
+	for i, f := range limitFields {
+		out[i] = f.LimitRange
+	}
+	return out
+}
+
+// limitField is a field's range, and where the field is: one of both.
+type limitField struct {
+	LimitRange
+
+	whole func(*Limits) int64
+	cores func(*Limits) float64
+}
+
+var limitFields = []limitField{
+	{LimitRange{"cpu", 0.05, 64, "cores"}, nil, func(l *Limits) float64 { return l.CPU }},
+	{LimitRange{"memoryMB", 64, 1 << 20, "MiB"}, func(l *Limits) int64 { return l.MemoryMB }, nil},
+	{LimitRange{"diskMB", 16, 1 << 20, "MiB"}, func(l *Limits) int64 { return l.DiskMB }, nil},
+	{LimitRange{"pids", 16, 1 << 16, "tasks"}, func(l *Limits) int64 { return l.Pids }, nil},
+	{LimitRange{"outputMB", 1, 1 << 16, "MiB"}, func(l *Limits) int64 { return l.OutputMB }, nil},
+	{LimitRange{"openFiles", 64, 1 << 20, "files"}, func(l *Limits) int64 { return l.OpenFiles }, nil},
+	{LimitRange{"bandwidthKbps", 64, 100_000_000, "kbit/s"}, func(l *Limits) int64 { return l.BandwidthKbps }, nil},
+	{LimitRange{"packetsPerSecond", 100, 10_000_000, "packets/s"}, func(l *Limits) int64 { return l.PacketsPerSecond }, nil},
+	{LimitRange{"connections", 1, 1 << 20, "connections"}, func(l *Limits) int64 { return l.Connections }, nil},
+	{LimitRange{"outputMBPerSecond", 1, 1024, "MiB/s"}, func(l *Limits) int64 { return l.OutputMBPerSecond }, nil},
+	{LimitRange{"cpuSeconds", 1, 365 * 86400, "s"}, func(l *Limits) int64 { return l.CPUSeconds }, nil},
+}
+
+func (f limitField) of(l *Limits) float64 {
+	if f.cores != nil {
+		return f.cores(l)
+	}
+	return float64(f.whole(l))
+}
+
+// text is the field's value, to the last digit.
+func (f limitField) text(l *Limits) string {
+	if f.cores != nil {
+		return strconv.FormatFloat(f.cores(l), 'g', -1, 64)
+	}
+	return strconv.FormatInt(f.whole(l), 10)
+}
+
+// plain writes a number without an exponent.
+func plain(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }

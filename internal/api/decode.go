@@ -11,12 +11,22 @@ import (
 	"unicode/utf8"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/openapi"
 )
 
 // wantedLimits are those that a body names. A field that is left out, or null, is
 // the template's, or stays. There is no limit of 0: it is refused, so that nobody
 // takes it for "none" or "unlimited".
 type wantedLimits struct{ bulkhead.Limits }
+
+// Ranges implements [openapi.Ranged].
+func (wantedLimits) Ranges() []openapi.Range {
+	var out []openapi.Range
+	for _, r := range bulkhead.LimitRanges() {
+		out = append(out, openapi.Range(r))
+	}
+	return out
+}
 
 // UnmarshalJSON implements [json.Unmarshaler].
 func (l *wantedLimits) UnmarshalJSON(b []byte) error {

@@ -114,6 +114,28 @@ func TestDocument(t *testing.T) {
 	if diff := cmp.Diff(want, operations(t, doc)); diff != "" {
 		t.Errorf("documented routes (-served +documented):\n%s", diff)
 	}
+	var schemas struct {
+		Components struct {
+			Schemas map[string]struct {
+				Properties map[string]struct {
+					Minimum float64 `json:"minimum"`
+					Maximum float64 `json:"maximum"`
+				} `json:"properties"`
+			} `json:"schemas"`
+		} `json:"components"`
+	}
+	if err := json.Unmarshal(doc, &schemas); err != nil {
+		t.Fatal(err)
+	}
+	limits := schemas.Components.Schemas["WantedLimits"].Properties
+	for _, r := range bulkhead.LimitRanges() {
+		if p := limits[r.Field]; p.Minimum != r.Least || p.Maximum != r.Most {
+			t.Errorf("%s is between %v and %v in the document, %+v in truth", r.Field, p.Minimum, p.Maximum, r)
+		}
+	}
+	if len(limits) != len(bulkhead.LimitRanges()) {
+		t.Errorf("limits have the ranges %v, and the fields %v", bulkhead.LimitRanges(), limits)
+	}
 	ids := map[string]bool{}
 	for id := range strings.SplitSeq(string(doc), `"operationId": "`) {
 		id, _, _ = strings.Cut(id, `"`)

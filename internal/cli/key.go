@@ -46,9 +46,9 @@ func (c *KeyLsCmd) Run(ctx context.Context, a *App) error {
 		case k.PreviousUntil.After(time.Now()):
 			state = "good, the one before until " + moment(k.PreviousUntil)
 		}
-		rows[i] = []string{k.ID, k.Name, k.Tenant, k.Prefix + "…", strings.Join(k.Scopes, ","), moment(k.CreatedAt), state}
+		rows[i] = []string{k.ID, k.Name, k.Tenant, k.Prefix + "…", strings.Join(k.Scopes, ","), most(k.RequestsPerSecond, "/s"), most(k.CreatesPerSecond, "/s"), moment(k.CreatedAt), state}
 	}
-	return a.table([]string{"KEY", "NAME", "TENANT", "BEGINS", "SCOPES", "MADE", "STATE"}, rows)
+	return a.table([]string{"KEY", "NAME", "TENANT", "BEGINS", "SCOPES", "REQUESTS", "CREATES", "MADE", "STATE"}, rows)
 }
 
 // KeyCreateCmd makes a key.

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"reflect"
 	"strings"
 
 	"github.com/swaggest/jsonschema-go"
@@ -68,7 +69,7 @@ type Info struct {
 func Document(info Info, calls []Call) ([]byte, error) {
 	r := openapi31.NewReflector()
 	r.Spec.Info.WithTitle(info.Title).WithVersion(info.Version).WithDescription(info.Description)
-	r.DefaultOptions = append(r.DefaultOptions, jsonschema.StripDefinitionNamePrefix(info.Strip...), jsonschema.InterceptProp(require))
+	r.DefaultOptions = append(r.DefaultOptions, jsonschema.StripDefinitionNamePrefix(info.Strip...), jsonschema.InterceptProp(require), jsonschema.InterceptSchema(bound))
 	r.Spec.SetAPIKeySecurity(keyScheme, "X-API-KEY", openapi.InHeader, "An API key.")
 	r.Spec.SetHTTPBearerTokenSecurity(bearerScheme, "", "The same key, as a Bearer token.")
 	for _, c := range calls {
@@ -166,4 +167,32 @@ func require(p jsonschema.InterceptPropParams) error {
 		p.ParentSchema.Required = append(p.ParentSchema.Required, p.Name)
 	}
 	return nil
+}
+
+// Range is what a number may be.
+type Range struct {
+	// Field is its name in JSON.
+	Field string
+	// Least and Most are its bounds, Unit is theirs.
+	Least, Most float64
+	Unit        string
+}
+
+// Ranged is a type of a body whose numbers have bounds that are not in its tags.
+type Ranged interface {
+	Ranges() []Range
+}
+
+// bound writes the bounds of a Ranged type.
+func bound(p jsonschema.InterceptSchemaParams) (stop bool, err error) {
+	ranged, ok := reflect.TypeAssert[Ranged](p.Value)
+	if !ok || !p.Processed {
+		return false, nil
+	}
+	for _, r := range ranged.Ranges() {
+		if field := p.Schema.Properties[r.Field].TypeObject; field != nil { // nil in a pass for parameters
+			field.WithMinimum(r.Least).WithMaximum(r.Most).WithDescription("In " + r.Unit + ".")
+		}
+	}
+	return false, nil
 }
