@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/script/engine"
 )
 
 // Bounds of one fetch.
@@ -56,7 +57,8 @@ var (
 )
 
 // fetch does a request for a program, where the tenant's policy allows it. The
-// policy is asked again for every redirect. It returns when the run's time is over.
+// policy is asked again for every redirect. When the run's time is over first,
+// the error is [engine.ErrOver].
 func (s *Service) fetch(ctx context.Context, tenant Tenant, payload []byte, until time.Time) ([]byte, error) {
 	if s.cfg.AllowFetch == nil || s.cfg.FetchClient == nil {
 		return nil, bulkhead.Errorf(bulkhead.CodeForbidden, "fetch is not allowed here")
@@ -73,12 +75,12 @@ func (s *Service) fetch(ctx context.Context, tenant Tenant, payload []byte, unti
 		return nil, err
 	}
 	most := fetchTime
-	if r.TimeMS > 0 {
-		most = min(most, time.Duration(r.TimeMS)*time.Millisecond)
+	if r.TimeMS > 0 && r.TimeMS < most.Milliseconds() {
+		most = time.Duration(r.TimeMS) * time.Millisecond
 	}
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
-	ctx, cancelRun := context.WithDeadline(ctx, until)
+	ctx, cancelRun := context.WithDeadlineCause(ctx, until, engine.ErrOver)
 	defer cancelRun()
 	body := r.Bytes
 	if body == nil {
@@ -110,7 +112,7 @@ func (s *Service) fetch(ctx context.Context, tenant Tenant, payload []byte, unti
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, fetchError(err, u, most)
+		return nil, fetchError(ctx, err, u, most)
 	}
 	defer func() { _ = resp.Body.Close() }()
 	a := fetchAnswer{
@@ -118,7 +120,7 @@ func (s *Service) fetch(ctx context.Context, tenant Tenant, payload []byte, unti
 		Redirected: redirected, Headers: map[string]string{}, Cookies: resp.Header.Values("Set-Cookie"),
 	}
 	if a.Body, err = io.ReadAll(io.LimitReader(resp.Body, fetchBody+1)); err != nil {
-		return nil, fetchError(err, u, most)
+		return nil, fetchError(ctx, err, u, most)
 	}
 	if len(a.Body) > fetchBody {
 		return nil, bulkhead.Errorf(bulkhead.CodeTooLarge, "the answer of %s is larger than %d bytes", u.Host, fetchBody)
@@ -130,9 +132,12 @@ func (s *Service) fetch(ctx context.Context, tenant Tenant, payload []byte, unti
 }
 
 // fetchError says what kept a request from being answered.
-func fetchError(err error, u *url.URL, most time.Duration) error {
+func fetchError(ctx context.Context, err error, u *url.URL, most time.Duration) error {
 	if denied, ok := errors.AsType[*bulkhead.Error](err); ok {
 		return denied
+	}
+	if context.Cause(ctx) == engine.ErrOver { //nolint:errorlint // it is the cause itself
+		return engine.ErrOver
 	}
 	msg := u.Host + " does not answer"
 	_, unknown := errors.AsType[*net.DNSError](err)

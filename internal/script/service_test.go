@@ -278,6 +278,8 @@ func TestFetchPolicy(t *testing.T) {
 		{`r = await fetch("http://127.0.0.1:1/")`, `127.0.0.1:1 refuses connections`},
 		{`r = await fetch("file:///etc/passwd")`, `it must be an http or https URL`},
 		{`r = await fetch(at + "/silent", {signal: AbortSignal.timeout(20)})`, `The operation timed out`},
+		{`r = await fetch(at, {signal: new AbortController().signal}); return r.status`, `200`},
+		{`r = await fetch(at, {signal: AbortSignal.any([new AbortController().signal, AbortSignal.timeout(1e9)])}); return r.status`, `200`},
 		{`r = await fetch(at, {signal: AbortSignal.abort()})`, `The operation was aborted`},
 		{`const c = new AbortController(); setTimeout(() => c.abort(), 0); await new Promise(d => setTimeout(d, 5)); r = await fetch(at, {signal: c.signal})`, `The operation was aborted`},
 		{`const c = new AbortController(); setTimeout(() => c.abort(), 0); r = await fetch(at, {signal: c.signal})`, `The operation was aborted`},

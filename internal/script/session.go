@@ -99,6 +99,9 @@ func (h *session) Call(op string, payload []byte) ([]byte, error) {
 		return nil, engine.ErrMove
 	}
 	data, err := h.do(op, payload)
+	if errors.Is(err, engine.ErrOver) {
+		return nil, engine.ErrOver
+	}
 	if err != nil {
 		err = errors.New(bulkhead.Message(err))
 	}

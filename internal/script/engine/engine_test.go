@@ -258,3 +258,26 @@ func TestFailures(t *testing.T) {
 		t.Errorf("stack %q, want %q", out.Failure.Stack, want)
 	}
 }
+
+// TestFetchMoves gives fetch in process what only a worker looks at: the run is moved
+// before anything is asked.
+func TestFetchMoves(t *testing.T) {
+	e := newEngine(t)
+	for source, want := range map[string]string{
+		`fetch({toString: () => "http://a/"})`:                    "an address that is an object",
+		`fetch("http://a/", {method: "POST", body: {a: 1}})`:      "a body that is an object",
+		`fetch("http://a/", {headers: [["a", "b"]]})`:             "headers in an array",
+		`fetch("http://a/", {signal: {aborted: false}})`:          "fetch with a signal",
+		`fetch("http://a/").then(r => r.headers.forEach(x => x))`: "it goes through headers",
+	} {
+		asked := 0
+		w := &world{fetch: func([]byte) ([]byte, error) {
+			asked++
+			return []byte(`{"url":"http://a/","status":200,"headers":{"a":"b"},"body":""}`), nil
+		}}
+		out := e.runSource(t, source, LaneInProcess, Input{Host: w, HasFetch: true})
+		if out.Moved != want || asked > 0 && want != "it goes through headers" {
+			t.Errorf("%s: moved because %q after %d requests, want %q", source, out.Moved, asked, want)
+		}
+	}
+}

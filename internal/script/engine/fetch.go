@@ -382,7 +382,7 @@ const webSource = `(function (setTimeout, now) {
 			answer.catch(() => 0);
 			return new Promise(done => setTimeout(done, 0)).then(() => { signal.throwIfAborted(); return answer; });
 		},
-		due(signal) { const s = of(signal); if (s.aborted) throw s.reason; return s.due; } };
+		due(signal) { const s = of(signal); if (s.aborted) throw s.reason; return s.due === Infinity ? 0 : s.due; } };
 })`
 
 // web returns what webSource makes, once for a run.

@@ -182,6 +182,9 @@ func (r *run) call(op string, request any) []byte {
 	r.waited.Add(int64(time.Since(begin)))
 	r.waiting.Store(false)
 	r.enter()
+	if errors.Is(err, ErrOver) {
+		r.fail(r.timeEnd(max(time.Since(r.began), r.limits.Time())))
+	}
 	if errors.Is(err, ErrMove) && r.lane == LaneInProcess {
 		r.move("it asks much of the host")
 	}

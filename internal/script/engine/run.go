@@ -381,6 +381,9 @@ func (r *run) prepare() error {
 		for _, n := range r.engine.charged {
 			r.wrap(n, n.charge)
 		}
+		if r.program.names["toLocaleString"] {
+			r.plainNumbers()
+		}
 		if r.program.buffers {
 			if err := r.installBuffers(); err != nil {
 				return fmt.Errorf("prepare buffers: %w", err)
@@ -391,6 +394,19 @@ func (r *run) prepare() error {
 		r.installHost()
 	}
 	return r.setInput()
+}
+
+// plainNumbers keeps the name of a language from a number's toLocaleString: goja takes
+// it for a radix, and throws.
+func (r *run) plainNumbers() {
+	o, ok := r.rt.ToValue(1).ToObject(r.rt).Prototype().Get("toLocaleString").(*goja.Object)
+	if !ok {
+		return
+	}
+	if f := r.engine.layout.function(o); f != nil {
+		call := *f
+		*f = func(args goja.FunctionCall) goja.Value { return call(goja.FunctionCall{This: args.This}) }
+	}
 }
 
 // now is the program's clock.

@@ -182,13 +182,17 @@ type Host interface {
 	// Call does one operation, "kv.get", "kv.set", "kv.delete", "kv.list" or
 	// "fetch", and blocks until it is done. An error's message is thrown into
 	// the program, so it must be safe for a tenant to read; ErrMove moves an
-	// in-process run instead.
+	// in-process run instead, ErrOver ends a run at its time limit.
 	Call(op string, payload []byte) ([]byte, error)
 }
 
 // ErrMove is what a [Host] returns for a call that it would not be able to
 // repeat: the run goes on in a worker.
 var ErrMove = errors.New("the run must be moved first")
+
+// ErrOver is what a [Host] returns for a call that took until the run's time was
+// over.
+var ErrOver = errors.New("the run's time is over")
 
 // InProcessMemory is the most memory that a run in process can have attributed
 // to it, in bytes: what admission books for one.

@@ -55,6 +55,7 @@ type call struct {
 type answer struct {
 	Data  []byte `json:"data,omitempty"`
 	Error string `json:"error,omitempty"`
+	Over  bool   `json:"over,omitempty"` // the run has no time left
 }
 
 // built is the JavaScript of a TypeScript source, or what is wrong with it.

@@ -238,6 +238,9 @@ func (h remote) Call(op string, payload []byte) ([]byte, error) {
 	if err := json.Unmarshal(data, &a); err != nil {
 		return nil, fmt.Errorf("decode answer: %w", err)
 	}
+	if a.Over {
+		return nil, engine.ErrOver
+	}
 	if a.Error != "" {
 		return nil, errors.New(a.Error)
 	}

@@ -251,7 +251,7 @@ func (w *worker) answer(data []byte, host engine.Host) error {
 	var a answer
 	var err error
 	if a.Data, err = host.Call(c.Op, c.Payload); err != nil {
-		a.Error = err.Error()
+		a.Error, a.Over = err.Error(), errors.Is(err, engine.ErrOver)
 	}
 	return send(w.conn, kindAnswer, a)
 }
