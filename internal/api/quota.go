@@ -57,7 +57,7 @@ func queueingHeaders(req *bulkhead.CreateRequest, h http.Header) error {
 	if text := h.Get(waitHeader); text != "" {
 		s, err := strconv.ParseFloat(text, 64)
 		if err != nil {
-			return bulkhead.Errorf(bulkhead.CodeInvalid, "the header %s is %.40q; it must be a number of seconds", waitHeader, text)
+			return bulkhead.Errorf(bulkhead.CodeInvalid, "the header %s is %.40q; it must be a number of seconds between 0 and %d", waitHeader, text, maxWait)
 		}
 		seconds = &s
 	}
