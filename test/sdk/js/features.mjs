@@ -279,7 +279,7 @@ export const core = {
   },
   'files: disk full': async ({ create }) => {
     const s = await create(template)
-    await assert.rejects(s.commands.run('head -c 9000000000 /dev/zero > /home/user/fill'), /No space|exit/)
+    await assert.rejects(s.commands.run('dd if=/dev/zero of=/home/user/fill bs=4M'), /No space|exit/)
     await assert.rejects(s.files.write('one-more', 'x'.repeat(5_000_000)), /space/i)
     await s.commands.run('rm /home/user/fill')
     await s.files.write('one-more', 'fits again')
