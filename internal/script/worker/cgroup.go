@@ -228,10 +228,14 @@ func (g *group) add(pid int) error {
 	return writeControl(g.dir, "cgroup.procs", int64(pid))
 }
 
-// setLimit sets the hard limit, unless it is set already.
+// setLimit sets the hard limit, unless it is set already. It refuses one below what
+// is in use: v1 does so itself, v2 would kill.
 func (g *group) setLimit(n int64) error {
 	if g == nil || g.limit == n {
 		return nil
+	}
+	if used := g.used(); used > n {
+		return fmt.Errorf("set memory limit: %d bytes are in use, more than %d", used, n)
 	}
 	name := "memory.limit_in_bytes"
 	if g.v2 {

@@ -38,6 +38,12 @@ const socketFD = 3
 // and says when it has.
 const cleanAbove = 16 << 20
 
+// large reports whether a run may have left much behind: a peak is not told beyond the
+// limit that ended the run.
+func large(out *engine.Outcome) bool {
+	return out.Usage.PeakBytes > cleanAbove || out.End.Cause == bulkhead.CauseMemoryLimit
+}
+
 // programsKept is how many compiled programs a worker remembers.
 const programsKept = 64
 
@@ -169,7 +175,7 @@ func (p *process) run(ctx context.Context, payload []byte) error {
 	if err := p.send(kindOutcome, &out); err != nil {
 		return err
 	}
-	if out.Usage.PeakBytes > cleanAbove {
+	if large(&out) {
 		debug.FreeOSMemory() // before the next run, not during this one
 		return p.send(kindReady, ready{Confined: true})
 	}

@@ -424,12 +424,12 @@ func (p *Pool) release(w *worker, err error) {
 		kept = p.handLocked(w, false)
 	} else {
 		p.total--
-		if !errors.Is(err, errWorn) {
+		if !errors.Is(err, errWorn) && !errors.Is(err, errLarge) {
 			p.stats.Lost++
 		}
 	}
 	p.mu.Unlock()
-	if err != nil && !errors.Is(err, errWorn) {
+	if err != nil && !errors.Is(err, errWorn) && !errors.Is(err, errLarge) {
 		p.log.Info("a script worker is replaced", "worker", w.id, "runs", w.runs, "error", err, "stderr", w.tail.String())
 	}
 	if !kept {
@@ -459,12 +459,24 @@ type Task struct {
 // [bulkhead.CodeUnavailable] when no worker was free; whatever the program does
 // is an outcome.
 func (p *Pool) Do(ctx context.Context, t Task) (engine.Outcome, error) {
+	if t.Input.Journal == nil {
+		t.Input.Journal = engine.NewJournal()
+	}
+	for range p.cfg.Idle {
+		out, err := p.try(ctx, t)
+		if !errors.Is(err, errLarge) {
+			return out, err
+		}
+	}
+	return p.try(ctx, t)
+}
+
+// try is Do with one worker. The error is errLarge, for one that was too large and is
+// replaced, or as Do has it.
+func (p *Pool) try(ctx context.Context, t Task) (engine.Outcome, error) {
 	w, err := p.acquire(ctx, t.Class)
 	if err != nil {
 		return engine.Outcome{}, err
-	}
-	if t.Input.Journal == nil {
-		t.Input.Journal = engine.NewJournal()
 	}
 	if t.Began != nil {
 		t.Began()
@@ -473,7 +485,7 @@ func (p *Pool) Do(ctx context.Context, t Task) (engine.Outcome, error) {
 		Source: t.Source, Input: t.Input.JSON, Limits: t.Input.Limits,
 		Journal: t.Input.Journal, HasFetch: t.Input.HasFetch,
 	}, t.Input.Host, t.Class)
-	if err == nil && out.Usage.PeakBytes > cleanAbove {
+	if err == nil && large(&out) {
 		go func() { p.release(w, w.cleaned(&out)) }() // release ends what keeps Run waiting
 	} else {
 		p.release(w, err)

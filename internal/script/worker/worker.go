@@ -265,7 +265,7 @@ func (w *worker) run(ctx context.Context, req *runRequest, host engine.Host, c C
 	// and the texts that travel.
 	hard := w.base + limit + limit/2 + 16<<20 + 4*int64(len(req.Input)) + 4*int64(len(req.Source))
 	if err := w.group.setLimit(hard); err != nil {
-		return engine.Outcome{}, err
+		return engine.Outcome{}, errors.Join(errLarge, err)
 	}
 	var out engine.Outcome
 	began := time.Now()
@@ -273,7 +273,7 @@ func (w *worker) run(ctx context.Context, req *runRequest, host engine.Host, c C
 		want: kindOutcome, into: &out, host: host, time: req.Limits.Time(), class: c,
 		most: 2*req.Limits.ResultBytes + 2*maxPayload, left: req.Limits.LogBytes + 16<<10,
 	})
-	if err == nil && out.Usage.PeakBytes > cleanAbove {
+	if err == nil && large(&out) {
 		w.turns.join(w.group)
 	}
 	if err == nil {
@@ -332,7 +332,7 @@ func (w *worker) cpuTime() time.Duration {
 
 // cleaned waits until a worker whose run was large has given its memory back.
 func (w *worker) cleaned(out *engine.Outcome) error {
-	if out.Stuck || out.Usage.PeakBytes <= cleanAbove {
+	if out.Stuck || !large(out) {
 		return nil
 	}
 	if err := w.conn.SetDeadline(time.Now().Add(startTime)); err != nil {
@@ -350,6 +350,9 @@ const maxPayload = 8 << 20
 
 // errWorn says that a worker is to be replaced although its run was fine.
 var errWorn = errors.New("the worker is worn")
+
+// errLarge says that earlier runs left the worker larger than this run may be.
+var errLarge = errors.New("the worker is too large for the run")
 
 // maxRuns is how many runs a worker serves.
 const maxRuns = 10_000

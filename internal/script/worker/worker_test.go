@@ -203,6 +203,27 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+// TestSmallRunAfterLarge gives a worker that holds another run's garbage one whose hard
+// limit is below that: it must not be that one's fault.
+func TestSmallRunAfterLarge(t *testing.T) {
+	p := newPool(t, Config{Idle: 1, Max: 1})
+	for range 10 {
+		bomb := do(t, p, `const a = []; for (;;) a.push({n: a.length})`, func(task *Task) {
+			task.Input.Limits.MemoryMB, task.Input.Limits.TimeMS = 16, 60_000
+		})
+		if bomb.End.Cause != bulkhead.CauseMemoryLimit {
+			t.Fatalf("the large run gave %+v", bomb)
+		}
+		out := do(t, p, `1`, func(task *Task) { task.Input.Limits.MemoryMB = 1 })
+		if string(out.Result) != "1" {
+			t.Fatalf("a small run gave %+v", out)
+		}
+	}
+	if s := p.Stats(); s.Lost > 0 {
+		t.Errorf("%d workers count as lost", s.Lost)
+	}
+}
+
 // TestKilledByHost tells a worker's own limit from memory that was short above it:
 // the kernel kills in both cases.
 func TestKilledByHost(t *testing.T) {
