@@ -229,9 +229,14 @@ func (c *census) name(n int) string { return fmt.Sprintf("left_%d_%d", n, c.seri
 func (r *ruleset) leftSet(n int, c *census) *nftables.Set {
 	return &nftables.Set{
 		Table: r.table, Name: c.name(n), KeyType: nftables.TypeIPAddr, KeyByteOrder: binaryutil.BigEndian,
-		Dynamic: true, Size: 1, ID: uint32(leftSets + n), //nolint:gosec // at most 2^21
+		Dynamic: true, Size: leftSize, ID: uint32(leftSets + n), //nolint:gosec // at most 2^21
 	}
 }
+
+// leftSize is how many entries of the one box a set has room for. There is one that
+// counts. The kernel throws an entry without connections away within a second, and
+// until it has the entry takes up room, and another counts.
+const leftSize = 64
 
 // leftSets is where the ids of these sets begin, above those of the bounds.
 const leftSets = 1000 + maxConns + 1

@@ -291,6 +291,60 @@ func TestConnectionLimit(t *testing.T) {
 	}
 }
 
+// TestConnectionLimitHolds opens all that a changed bound leaves, and closes it, again
+// and again: the kernel throws away what it counted while nothing is open, and there
+// is no moment in which it counts nothing.
+func TestConnectionLimitHolds(t *testing.T) {
+	const held, bound = 5, 20
+	l := newLab(t)
+	a := l.allocator(t, l.config(t))
+	answering := listen(t, l.world, worldPublic+":80")
+	go func() {
+		for {
+			c, err := answering.Accept()
+			if err != nil {
+				return
+			}
+			go func() { _, _ = io.Copy(c, c); _ = c.Close() }()
+		}
+	}()
+	s := acquire(t, a)
+	open := func(most int) (all []net.Conn) {
+		for range most {
+			if within(s.Path(), func() error {
+				c, err := net.Dial("tcp4", worldPublic+":80")
+				if err == nil {
+					all = append(all, c)
+				}
+				return err
+			}) != nil {
+				break
+			}
+		}
+		return all
+	}
+	shut := func(all []net.Conn) {
+		for _, c := range all {
+			must(t, c.(*net.TCPConn).SetLinger(0))
+			must(t, c.Close())
+		}
+	}
+	must(t, s.SetEgress(Egress{Internet: true, Conns: bound / 2}))
+	before := open(held)
+	defer shut(before)
+	must(t, s.SetEgress(Egress{Internet: true, Conns: bound}))
+	most := 0
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+		all := open(2 * bound)
+		most = max(most, len(all))
+		shut(all)
+		time.Sleep(10 * time.Millisecond) // the kernel looks for closed ones once a tick
+	}
+	if len(before) != held || most != bound-held {
+		t.Errorf("%d connections were possible beside %d of %d, want %d", most, len(before), bound, bound-held)
+	}
+}
+
 // TestConnectionLimitIsLive changes the bound of a box that has connections open:
 // each of them counts, none is lost, also when the rules are made anew and when
 // another server takes the slot over.
