@@ -291,13 +291,9 @@ func TestConnectionLimit(t *testing.T) {
 	}
 }
 
-// TestConnectionLimitHolds opens all that a changed bound leaves, and closes it, again
-// and again: the kernel throws away what it counted while nothing is open, and there
-// is no moment in which it counts nothing.
-func TestConnectionLimitHolds(t *testing.T) {
-	const held, bound = 5, 20
-	l := newLab(t)
-	a := l.allocator(t, l.config(t))
+// mirror sends back what comes to the world's port 80.
+func mirror(t *testing.T, l lab) {
+	t.Helper()
 	answering := listen(t, l.world, worldPublic+":80")
 	go func() {
 		for {
@@ -308,6 +304,16 @@ func TestConnectionLimitHolds(t *testing.T) {
 			go func() { _, _ = io.Copy(c, c); _ = c.Close() }()
 		}
 	}()
+}
+
+// TestConnectionLimitHolds opens all that a changed bound leaves, and closes it, again
+// and again: the kernel throws away what it counted while nothing is open, and there
+// is no moment in which it counts nothing.
+func TestConnectionLimitHolds(t *testing.T) {
+	const held, bound = 5, 20
+	l := newLab(t)
+	a := l.allocator(t, l.config(t))
+	mirror(t, l)
 	s := acquire(t, a)
 	open := func(most int) (all []net.Conn) {
 		for range most {
@@ -353,16 +359,7 @@ func TestConnectionLimitIsLive(t *testing.T) {
 	cfg := l.config(t)
 	cfg.MaxConns = 20
 	a := l.allocator(t, cfg)
-	answering := listen(t, l.world, worldPublic+":80")
-	go func() {
-		for {
-			c, err := answering.Accept()
-			if err != nil {
-				return
-			}
-			go func() { _, _ = io.Copy(c, c) }()
-		}
-	}()
+	mirror(t, l)
 	s := acquire(t, a)
 	var held []net.Conn
 	fill := func(when string, want int) {
