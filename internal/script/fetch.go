@@ -26,27 +26,6 @@ const (
 	fetchBody = 2 << 20
 )
 
-// fetchRequest and fetchAnswer are what the engine's fetch sends and expects.
-type fetchRequest struct {
-	URL      string            `json:"url"`
-	Method   string            `json:"method"`
-	Headers  map[string]string `json:"headers"`
-	Body     string            `json:"body"`
-	Bytes    []byte            `json:"bytes"`
-	Redirect string            `json:"redirect"`
-	TimeMS   int64             `json:"timeMS"`
-}
-
-type fetchAnswer struct {
-	URL        string            `json:"url"`
-	Status     int               `json:"status"`
-	StatusText string            `json:"statusText"`
-	Redirected bool              `json:"redirected"`
-	Headers    map[string]string `json:"headers"`
-	Cookies    []string          `json:"cookies,omitempty"`
-	Body       []byte            `json:"body"`
-}
-
 // maxRedirects is how many redirects one fetch follows.
 const maxRedirects = 5
 
@@ -63,7 +42,7 @@ func (s *Service) fetch(ctx context.Context, tenant Tenant, payload []byte, unti
 	if s.cfg.AllowFetch == nil || s.cfg.FetchClient == nil {
 		return nil, bulkhead.Errorf(bulkhead.CodeForbidden, "fetch is not allowed here")
 	}
-	var r fetchRequest
+	var r engine.FetchRequest
 	if err := json.Unmarshal(payload, &r); err != nil {
 		return nil, bulkhead.Errorf(bulkhead.CodeInvalid, "the request is not JSON")
 	}
@@ -115,7 +94,7 @@ func (s *Service) fetch(ctx context.Context, tenant Tenant, payload []byte, unti
 		return nil, fetchError(ctx, err, u, most)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	a := fetchAnswer{
+	a := engine.FetchAnswer{
 		URL: resp.Request.URL.String(), Status: resp.StatusCode, StatusText: http.StatusText(resp.StatusCode),
 		Redirected: redirected, Headers: map[string]string{}, Cookies: resp.Header.Values("Set-Cookie"),
 	}

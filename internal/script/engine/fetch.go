@@ -9,24 +9,26 @@ import (
 	"github.com/dop251/goja"
 )
 
-// fetchRequest and fetchAnswer are the payloads of the host's "fetch".
-type fetchRequest struct {
+// FetchRequest is the payload of the host's "fetch".
+type FetchRequest struct {
 	URL      string            `json:"url"`
 	Method   string            `json:"method"`
 	Headers  map[string]string `json:"headers,omitempty"`
 	Body     string            `json:"body,omitempty"`
 	Bytes    []byte            `json:"bytes,omitempty"` // a body that is no text
 	Redirect string            `json:"redirect,omitempty"`
-	TimeMS   int64             `json:"timeMS,omitempty"`
+	// TimeMS is how long it may take, 0 for as long as the host allows.
+	TimeMS int64 `json:"timeMS,omitempty"`
 }
 
-type fetchAnswer struct {
+// FetchAnswer is its answer.
+type FetchAnswer struct {
 	URL        string            `json:"url"`
 	Status     int               `json:"status"`
 	StatusText string            `json:"statusText"`
 	Redirected bool              `json:"redirected"`
 	Headers    map[string]string `json:"headers"`
-	Cookies    []string          `json:"cookies"` // the values of Set-Cookie
+	Cookies    []string          `json:"cookies,omitempty"` // the values of Set-Cookie
 	Body       []byte            `json:"body"`
 }
 
@@ -40,7 +42,7 @@ func (r *run) fetch(call goja.FunctionCall) goja.Value {
 	r.enter()
 	var signal goja.Value
 	p := r.promise(func() goja.Value {
-		req := fetchRequest{URL: r.shortText(r.asText(call.Argument(0), "an address")), Method: "GET"}
+		req := FetchRequest{URL: r.shortText(r.asText(call.Argument(0), "an address")), Method: "GET"}
 		if o, ok := call.Argument(1).(*goja.Object); ok {
 			signal = r.fetchOptions(&req, o)
 		}
@@ -48,7 +50,7 @@ func (r *run) fetch(call goja.FunctionCall) goja.Value {
 		if due > 0 {
 			req.TimeMS = max(1, due-r.now().UnixMilli())
 		}
-		var answer fetchAnswer
+		var answer FetchAnswer
 		var data []byte
 		if ex := r.rt.Try(func() { data = r.call("fetch", req) }); ex != nil {
 			if due > 0 && r.now().UnixMilli() >= due {
@@ -88,7 +90,7 @@ func (r *run) asText(v goja.Value, what string) goja.Value {
 }
 
 // fetchOptions reads fetch's second argument and returns its signal.
-func (r *run) fetchOptions(req *fetchRequest, o *goja.Object) (signal goja.Value) {
+func (r *run) fetchOptions(req *FetchRequest, o *goja.Object) (signal goja.Value) {
 	option := func(name string) goja.Value {
 		if v := o.Get(name); v != nil && !goja.IsUndefined(v) && !goja.IsNull(v) {
 			return v
@@ -147,7 +149,7 @@ func (r *run) fetchHeader(into map[string]string, name string, v goja.Value) {
 }
 
 // fetchBody reads a body: text, or in workers also bytes and URLSearchParams.
-func (r *run) fetchBody(req *fetchRequest, b goja.Value) {
+func (r *run) fetchBody(req *FetchRequest, b goja.Value) {
 	kind := "text/plain;charset=UTF-8"
 	if o, ok := b.(*goja.Object); ok {
 		if r.lane == LaneInProcess {
@@ -203,7 +205,7 @@ func (r *run) signalDue(signal goja.Value) int64 {
 }
 
 // response makes the object that fetch resolves to.
-func (r *run) response(a *fetchAnswer) goja.Value {
+func (r *run) response(a *FetchAnswer) goja.Value {
 	o := r.rt.NewObject()
 	_ = o.Set("url", a.URL)
 	_ = o.Set("status", a.Status)
@@ -231,7 +233,7 @@ func (r *run) response(a *fetchAnswer) goja.Value {
 }
 
 // responseHeaders makes the headers of a response: a Headers in workers.
-func (r *run) responseHeaders(a *fetchAnswer) goja.Value {
+func (r *run) responseHeaders(a *FetchAnswer) goja.Value {
 	if r.lane == LaneWorker {
 		pair := func(name, value string) any { return r.rt.NewArray(name, value) }
 		var list []any
