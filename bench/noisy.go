@@ -67,7 +67,9 @@ func noisy(ctx context.Context, o options, r *report) error {
 	if err != nil {
 		return err
 	}
-	victim, err := c.Create(ctx, request())
+	req := request()
+	req.TTL = time.Hour // beside one offender after the other
+	victim, err := c.Create(ctx, req)
 	if err != nil {
 		return err
 	}
