@@ -3,7 +3,6 @@ package api
 import (
 	"bytes"
 	"encoding/json"
-	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -11,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/bulkheadhq/bulkhead"
+	"github.com/bulkheadhq/bulkhead/internal/jsonbody"
 	"github.com/bulkheadhq/bulkhead/internal/openapi"
 )
 
@@ -35,12 +35,7 @@ func (l *wantedLimits) UnmarshalJSON(b []byte) error {
 	if err := dec.Decode(&l.Limits); err != nil {
 		return err
 	}
-	var all map[string]*json.RawMessage
-	if err := json.Unmarshal(b, &all); err != nil {
-		return err
-	}
-	maps.DeleteFunc(all, func(_ string, v *json.RawMessage) bool { return v == nil })
-	return l.ValidateNamed(slices.Collect(maps.Keys(all)))
+	return l.ValidateNamed(jsonbody.Named(b))
 }
 
 // checkMetadata bounds what a tenant may attach to a sandbox.

@@ -66,6 +66,17 @@ func Part(field string, value json.RawMessage, v any) error {
 	return nil
 }
 
+// Named returns the names of an object's fields that have a value, as they are written,
+// sorted. What is no object has none.
+func Named(object json.RawMessage) []string {
+	var all map[string]*json.RawMessage
+	if json.Unmarshal(object, &all) != nil {
+		return nil
+	}
+	maps.DeleteFunc(all, func(_ string, v *json.RawMessage) bool { return v == nil })
+	return slices.Sorted(maps.Keys(all))
+}
+
 // badJSON says what is wrong with a value, the one of the field or a whole body, in
 // words for the client.
 func badJSON(err error, field string, value []byte) error {

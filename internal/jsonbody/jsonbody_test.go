@@ -86,6 +86,14 @@ func TestPart(t *testing.T) {
 	}
 }
 
+func TestNamed(t *testing.T) {
+	for text, want := range map[string][]string{`{"b":0,"A":[],"c":null}`: {"A", "b"}, `{}`: nil, `null`: nil, `[1]`: nil, `{`: nil} {
+		if diff := cmp.Diff(want, jsonbody.Named([]byte(text))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", text, diff)
+		}
+	}
+}
+
 // Whatever comes, it is read or refused in words.
 func FuzzDecode(f *testing.F) {
 	for _, text := range []string{`{"in":{"sizes":{"":{}},"names":[1]}}`, `{"in":{"count":1e9}}`, `{"name":"\ud800"}`, `{"in":{"on":{"":1}}}`} {

@@ -4,10 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
 
@@ -152,14 +150,10 @@ func decodeRun(w http.ResponseWriter, r *http.Request) (Request, error) {
 	if err := decode(w, r, &body); err != nil || len(body.Limits) == 0 {
 		return body.Request, err
 	}
-	var named map[string]json.RawMessage
 	if err := jsonbody.Part("limits", body.Limits, &body.Request.Limits); err != nil {
 		return body.Request, err //nolint:wrapcheck // it says what is wrong
 	}
-	if err := jsonbody.Part("limits", body.Limits, &named); err != nil {
-		return body.Request, err //nolint:wrapcheck // it says what is wrong
-	}
-	return body.Request, body.Request.Limits.ValidateNamed(slices.Collect(maps.Keys(named))) //nolint:wrapcheck // it says what is wrong
+	return body.Request, body.Request.Limits.ValidateNamed(jsonbody.Named(body.Limits)) //nolint:wrapcheck // it says what is wrong
 }
 
 func (s *Service) serveRun(w http.ResponseWriter, r *http.Request, t Tenant) error {

@@ -493,6 +493,7 @@ func TestHandler(t *testing.T) {
 		{"POST", "/v1/scripts/run", `{"code":"1","limits":{"timeMS":1.5}}`, 400, `limits.timeMS is 1.5; it must be an integer`},
 		{"POST", "/v1/scripts/run", `{"code":"1","limits":{"memoryMB":0}}`, 400, `limits.memoryMB is 0; it must be between 1 and 4096 MiB`},
 		{"POST", "/v1/scripts/run", `{"code":"1","limits":{"memory":5}}`, 400, `unknown field \"limits.memory\"`},
+		{"POST", "/v1/scripts/run", `{"code":"1","limits":{"memoryMB":null}}`, 200, `"result":1`},
 		{"POST", "/v1/scripts/run", `{"code":"1","limits":null}`, 200, `"result":1`},
 		{"POST", "/v1/scripts/run", `{"code":"let x = ;"}`, 200, `"end":{"cause":"exited","at":"2`},
 		{"POST", "/v1/scripts/run", `{"code":"function f(n) { return n ? f(n - 1) : 0 } f(100)","limits":{"depth":50}}`, 200, `Maximum call stack size exceeded (limits.depth is 50)`},
