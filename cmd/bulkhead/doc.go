@@ -15,6 +15,7 @@
 //	   internal/bundled     envd and runsc, carried in this binary
 //	   internal/openapi     calls described beside what serves them, as a document
 //	   internal/rate        how fast a key may ask
+//	   internal/jsonbody    bodies of requests, and what is wrong with one in words
 //	2  internal/pool        boxes that wait: declares the Driver and the Parts it
 //	                        needs, makes boxes, keeps cold and warm ones, takes
 //	                        snapshots
