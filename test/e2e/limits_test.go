@@ -41,6 +41,20 @@ func shell(line string) client.Command {
 	return client.Command{Path: "/bin/bash", Args: []string{"-c", line}}
 }
 
+// ready waits until a program says "ready". It runs on.
+func ready(t *testing.T, p *client.Process) {
+	t.Helper()
+	for out, err := range p.Output() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(out.Data), "ready") {
+			return
+		}
+	}
+	t.Fatal("the program ended and was not ready")
+}
+
 // Each limit, reached by a program that tries, ends that program or its box with
 // the cause's own name, and the neighbour notices nothing.
 func TestLimits(t *testing.T) {

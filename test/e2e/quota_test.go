@@ -66,14 +66,7 @@ func TestResize(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for out, err := range p.Output() {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.Contains(string(out.Data), "ready") {
-			break
-		}
-	}
+	ready(t, p)
 	err = resize(bulkhead.Limits{MemoryMB: 200})
 	var e *bulkhead.Error
 	if !errors.As(err, &e) || e.Code != bulkhead.CodeConflict || e.Limit == nil || e.Limit.Used < 250 || e.Limit.Limit <= e.Limit.Used {
@@ -321,14 +314,7 @@ func TestLending(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for out, err := range p.Output() {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.Contains(string(out.Data), "ready") {
-			break
-		}
-	}
+	ready(t, p)
 	host("at work", func(b bulkhead.Sums) bool { return b.MemoryMB >= takes && b.CPU > 0.075 })
 	if out, err := sb.Exec(t.Context(), shell("pkill -9 python3; true"), nil); err != nil || out.End.ExitCode != 0 {
 		t.Fatalf("%+v, %v", out, err)
